@@ -1,0 +1,118 @@
+"""The forward process: how much noise at which step, and what the network's output means."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from latent_diffusion.errors import ConfigError
+from latent_diffusion.settings import DiffusionSettings
+
+
+class NoiseSchedule(nn.Module):
+    """Variance-preserving diffusion with betas whose square roots are spaced linearly.
+
+    z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) noise (Ho et al. 2020, eq. 4). The network's output is the noise (eps),
+    the clean latent (x0) or the velocity sqrt(abar) noise - sqrt(1 - abar) z_0 (v; Salimans and Ho 2022).
+    """
+
+    def __init__(self, settings: DiffusionSettings | None = None):
+        super().__init__()
+        self.settings = s = settings or DiffusionSettings()
+        roots = np.linspace(s.linear_start**0.5, s.linear_end**0.5, s.timesteps, dtype=np.float64)
+        self._betas = roots**2
+        abar = np.cumprod(1.0 - self._betas)
+        with torch.device("cpu"):
+            self.register_buffer("betas", torch.tensor(self._betas, dtype=torch.float32), persistent=False)
+            self.register_buffer("alphas_cumprod", torch.tensor(abar, dtype=torch.float32), persistent=False)
+
+    @property
+    def num_timesteps(self) -> int:
+        """Steps of the forward process."""
+        return self.settings.timesteps
+
+    def signal_and_noise(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """sqrt(abar_t) and sqrt(1 - abar_t), shaped (B, 1, ...) to multiply `like`; t is (B,)."""
+        abar = self.alphas_cumprod[t].reshape(-1, *[1] * (like.dim() - 1))
+        return abar.sqrt(), (1.0 - abar).sqrt()
+
+    def add_noise(self, z0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """q(z_t | z_0): z0 and noise (B, ...), t (B,) -> (B, ...)."""
+        signal, sigma = self.signal_and_noise(t, z0)
+        return signal * z0 + sigma * noise
+
+    def target(self, z0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What the network is to output, shaped as z0."""
+        if self.settings.parameterization == "eps":
+            return noise
+        if self.settings.parameterization == "x0":
+            return z0
+        signal, sigma = self.signal_and_noise(t, z0)
+        return signal * noise - sigma * z0
+
+    def predict_z0(self, z_t: Tensor, output: Tensor, t: Tensor) -> Tensor:
+        """Clean latent that the network's output implies."""
+        signal, sigma = self.signal_and_noise(t, z_t)
+        if self.settings.parameterization == "eps":
+            return (z_t - sigma * output) / signal
+        if self.settings.parameterization == "x0":
+            return output
+        return signal * z_t - sigma * output
+
+    def predict_noise(self, z_t: Tensor, output: Tensor, t: Tensor) -> Tensor:
+        """Noise that the network's output implies."""
+        signal, sigma = self.signal_and_noise(t, z_t)
+        if self.settings.parameterization == "eps":
+            return output
+        if self.settings.parameterization == "x0":
+            return (z_t - signal * output) / sigma
+        return sigma * z_t + signal * output
+
+    def timesteps(self, steps: int) -> list[int]:
+        """Ascending timesteps of a sampling run, exactly `steps` of them.
+
+        Where `steps` divides the number of timesteps this is the published "uniform" spacing,
+        0, c, 2c, ... + 1 with c = timesteps // steps; elsewhere the same rule with a fractional c.
+
+        Raises:
+            ConfigError: steps below 1 or above the number of timesteps.
+        """
+        total = self.num_timesteps
+        if not 1 <= steps <= total:
+            raise ConfigError(f"sampling steps: found {steps}, expected 1 to {total}")
+        if steps == total:
+            return list(range(total))
+        return [i * total // steps + 1 for i in range(steps)]
+
+    def published_buffers(self) -> dict[str, Tensor]:
+        """The schedule tensors that a published checkpoint carries, by name, float32 (timesteps,)."""
+        betas = self._betas
+        abar = np.cumprod(1.0 - betas)
+        prev = np.append(1.0, abar[:-1])
+        variance = betas * (1.0 - prev) / (1.0 - abar)
+        arrays = {
+            "betas": betas,
+            "alphas_cumprod": abar,
+            "alphas_cumprod_prev": prev,
+            "sqrt_alphas_cumprod": np.sqrt(abar),
+            "sqrt_one_minus_alphas_cumprod": np.sqrt(1.0 - abar),
+            "log_one_minus_alphas_cumprod": np.log(1.0 - abar),
+            "sqrt_recip_alphas_cumprod": np.sqrt(1.0 / abar),
+            "sqrt_recipm1_alphas_cumprod": np.sqrt(1.0 / abar - 1.0),
+            "posterior_variance": variance,
+            "posterior_log_variance_clipped": np.log(np.maximum(variance, 1e-20)),
+            "posterior_mean_coef1": betas * np.sqrt(prev) / (1.0 - abar),
+            "posterior_mean_coef2": (1.0 - prev) * np.sqrt(1.0 - betas) / (1.0 - abar),
+        }
+        return {name: torch.tensor(array, dtype=torch.float32) for name, array in arrays.items()}
+
+    def lvlb_weights(self) -> Tensor:
+        """Weights that turn per-step noise errors into the variational bound, (timesteps,); entry 0 repeats entry 1."""
+        betas = self._betas
+        abar = np.cumprod(1.0 - betas)
+        variance = betas * (1.0 - np.append(1.0, abar[:-1])) / (1.0 - abar)
+        with np.errstate(divide="ignore"):
+            weights = betas**2 / (2 * variance * (1.0 - betas) * (1.0 - abar))
+        weights[0] = weights[1]
+        return torch.tensor(weights, dtype=torch.float32)

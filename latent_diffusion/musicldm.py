@@ -1,0 +1,310 @@
+"""MusicLDM: the LightningModule that trains the joint distribution of the stems and runs the tasks in validation."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Generator, Tensor, nn
+
+from latent_diffusion.checkpoints import (
+    FIRST_STAGE_PREFIX,
+    TRAINING_ONLY,
+    expect_kind,
+    fit_state,
+    load_autoencoder,
+    load_vocoder,
+    read_weights,
+    unet_state,
+)
+from latent_diffusion.diffusion import NoiseSchedule
+from latent_diffusion.diffusion.loss import LossSettings, diffusion_loss
+from latent_diffusion.ema import EMA
+from latent_diffusion.first_stage import FirstStage
+from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings
+from latent_diffusion.settings import ModelSettings
+from latent_diffusion.tasks import Separation, Task
+from latent_diffusion.unet import UNet3d
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How the U-Net is trained; the defaults are the published ones.
+
+    Args:
+        base_learning_rate: of AdamW after the warm-up.
+        weight_decay: of AdamW.
+        warmup_steps: the rate grows linearly from 0 over so many steps.
+        cond_drop_prob: probability that an item's condition becomes zeros.
+        ema_decay: decay of the averaged weights; None for none.
+        scale_by_std: set the latents' scale from the first batch.
+        scale_per_channel: one scale a latent channel instead of one in all.
+        learn_logvar, logvar_init: learn the error's log-variance at each step, starting there.
+        seed: of everything random in training.
+        loss: terms of the objective.
+    """
+
+    base_learning_rate: float = 3e-5
+    weight_decay: float = 0.01
+    warmup_steps: int = 1000
+    cond_drop_prob: float = 0.1
+    ema_decay: float | None = 0.9999
+    scale_by_std: bool = True
+    scale_per_channel: bool = False
+    learn_logvar: bool = False
+    logvar_init: float = 0.0
+    seed: int = 0
+    loss: LossSettings = field(default_factory=LossSettings)
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What validation makes.
+
+    Args:
+        task: separation, generation or arrangement; None for losses only.
+        sampling: sampler, steps, eta.
+        seed: of the sampling noise; an item's noise derives from it and from the item's name.
+    """
+
+    task: Task | None = field(default_factory=Separation)
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    seed: int = 0
+
+
+class DiffusionWrapper(nn.Module):
+    """Holds the U-Net under its published name, `model.diffusion_model`."""
+
+    def __init__(self, unet: UNet3d):
+        super().__init__()
+        self.diffusion_model = unet
+
+
+class MusicLDM(pl.LightningModule):
+    """Multi-source latent diffusion.
+
+    A batch is {"stems": (B, S, N), "mixture": (B, N), "name": B names}. State-dict keys are those of the published
+    checkpoints, less the schedule's tables, which the settings imply.
+
+    Args:
+        settings: sizes of all networks.
+        training: optimiser, condition dropout, objective.
+        evaluation: what validation makes.
+    """
+
+    def __init__(
+        self,
+        settings: ModelSettings,
+        training: TrainingSettings | None = None,
+        evaluation: EvaluationSettings | None = None,
+    ):
+        super().__init__()
+        self.settings = settings
+        self.training_settings = training or TrainingSettings()
+        self.evaluation = evaluation or EvaluationSettings()
+        self.model = DiffusionWrapper(UNet3d(settings.unet))
+        decay = self.training_settings.ema_decay
+        self.model_ema = EMA(self.model, decay) if decay is not None else None
+        self.first_stage_model = FirstStage(settings).requires_grad_(False).eval()
+        self.noise_schedule = NoiseSchedule(settings.diffusion)
+        channels = (settings.autoencoder.embed_dim, 1, 1) if self.training_settings.scale_per_channel else ()
+        self.register_buffer("scale_factor", torch.ones(channels))
+        logvar = torch.full((settings.diffusion.timesteps,), self.training_settings.logvar_init)
+        self.logvar = nn.Parameter(logvar, requires_grad=self.training_settings.learn_logvar)
+
+    @property
+    def pipeline(self) -> MultiTrackPipeline:
+        """The inference path over this module's networks."""
+        return MultiTrackPipeline(
+            self.model.diffusion_model, self.first_stage_model, self.noise_schedule, self.scale_factor, self.settings
+        )
+
+    def train(self, mode: bool = True) -> MusicLDM:
+        """The first stage stays in evaluation mode."""
+        super().train(mode)
+        self.first_stage_model.eval()
+        return self
+
+    # Weights
+
+    def load_first_stage(self, vae: str | Path | None, vocoder: str | Path | None) -> None:
+        """Weights of the frozen first stage from VAE and HiFi-GAN checkpoints.
+
+        Raises:
+            CheckpointError: a file cannot be used.
+        """
+        if vae:
+            load_autoencoder(self.first_stage_model, vae)
+        if vocoder:
+            load_vocoder(self.first_stage_model.vocoder, vocoder)
+
+    def load_model(self, path: str | Path) -> None:
+        """All weights, averaged ones included, from an MSG-LD checkpoint of this project or a published one.
+
+        Raises:
+            CheckpointError: the file cannot be used or does not fit the settings.
+        """
+        weights = expect_kind(read_weights(path), "msgld")
+        fit_state(self.model.diffusion_model, unet_state(weights, ema=False), weights.path, "U-Net")
+        if self.model_ema is not None:
+            averaged = unet_state(weights, ema=weights.has_ema)
+            with torch.no_grad():
+                self.model_ema.set_shadows({f"diffusion_model.{name}": value for name, value in averaged.items()})
+                if "model_ema.num_updates" in weights.tensors:
+                    self.model_ema.num_updates.copy_(weights.tensors["model_ema.num_updates"])
+        stage = {
+            key.removeprefix(FIRST_STAGE_PREFIX): value
+            for key, value in weights.tensors.items()
+            if key.startswith(FIRST_STAGE_PREFIX) and not key.removeprefix(FIRST_STAGE_PREFIX).startswith(TRAINING_ONLY)
+        }
+        fit_state(self.first_stage_model, stage, weights.path, "first stage")
+        self._set_scale(weights.tensors["scale_factor"].float())
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Published checkpoints hold tables and training losses that have no place here; leave them out."""
+        state = checkpoint["state_dict"]
+        tables = set(self.noise_schedule.published_buffers())
+        checkpoint["state_dict"] = {
+            key: value
+            for key, value in state.items()
+            if key not in tables and not key.startswith(FIRST_STAGE_PREFIX + "loss.")
+        }
+        self._set_scale(state["scale_factor"])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the model's description, so that the file needs no configuration beside it."""
+        checkpoint["msgld"] = {"kind": "msgld", "settings": self.settings.to_dict(), "step": self.global_step}
+
+    def _set_scale(self, scale: Tensor) -> None:
+        """Replace the scale factor; its shape follows the new one."""
+        self.scale_factor = scale.detach().clone().to(self.scale_factor)
+
+    # Training
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW over the U-Net, linear warm-up."""
+        s = self.training_settings
+        parameters = [p for p in [*self.model.parameters(), self.logvar] if p.requires_grad]
+        optimiser = torch.optim.AdamW(parameters, lr=s.base_learning_rate, weight_decay=s.weight_decay)
+        warmup = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, step / max(1, s.warmup_steps)))
+        if s.warmup_steps == 0:
+            return {"optimizer": optimiser}
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": warmup, "interval": "step"}}
+
+    def step_generator(self, *position: int) -> Generator:
+        """Source of all randomness at a place in the run: the same place gives the same numbers, resumed or not."""
+        seeds = np.random.SeedSequence([self.training_settings.seed, self.global_rank, *position])
+        return Generator().manual_seed(int(seeds.generate_state(1, np.uint64)[0]) % 2**63)
+
+    def on_train_batch_start(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """Before the very first step, set the latents' scale from the batch, alike on all ranks."""
+        first = self.global_step == 0 and self.current_epoch == 0 and batch_idx == 0
+        if first and self.training_settings.scale_by_std and bool((self.scale_factor == 1).all()):
+            z, _ = self.pipeline.encode(batch["stems"], self.step_generator(0, 0))
+            self._set_scale(self.latent_scale(z))
+
+    def latent_scale(self, z: Tensor) -> Tensor:
+        """1 / standard deviation of unscaled latents (B, S, C, T, F) over all ranks: (), or (C, 1, 1) per channel."""
+        axes = (0, 1, 3, 4) if self.training_settings.scale_per_channel else tuple(range(5))
+        z = z.double()
+        count = torch.full_like(z.sum(axes), z.numel() / z.sum(axes).numel())
+        moments = torch.stack([count, z.sum(axes), (z**2).sum(axes)])
+        if self._trainer is not None and self.trainer.world_size > 1:
+            moments = self.all_gather(moments).sum(0)
+        count, total, squares = moments
+        std = ((squares - total**2 / count) / (count - 1)).sqrt()
+        scale = (1.0 / std).float()
+        return scale.reshape(-1, 1, 1) if self.training_settings.scale_per_channel else scale
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+        """One step: encode, drop conditions, add noise, predict, compare."""
+        generator = self.step_generator(1, self.current_epoch, batch_idx)
+        torch.manual_seed(generator.initial_seed())  # dropout layers know no other source
+        losses = self.losses(batch, generator, self.training_settings.cond_drop_prob)
+        size = len(batch["stems"])
+        logged = {f"train/{name}": value.detach() for name, value in losses.items()}
+        self.log_dict(logged, prog_bar=False, batch_size=size)
+        self.log("loss", losses["loss_simple"].detach(), prog_bar=True, logger=False, batch_size=size)
+        self.log("global_step", float(self.global_step), logger=False, batch_size=size)
+        return losses["loss"]
+
+    def losses(self, batch: Mapping[str, Any], generator: Generator, drop: float) -> dict[str, Tensor]:
+        """The objective on a batch, every random number from `generator`; see `diffusion_loss` for what comes back."""
+        z0, log_mel = self.pipeline.encode(batch["stems"], generator)
+        mixture, _ = self.pipeline.encode(batch["mixture"], generator)
+        z0, mixture = z0.float(), mixture.float()
+        items = len(z0)
+        t = torch.randint(0, self.noise_schedule.num_timesteps, (items,), generator=generator).to(z0.device)
+        noise = torch.randn(z0.shape, generator=generator).to(z0)
+        kept = torch.rand(items, generator=generator) >= drop
+        return self.loss_at(z0, mixture * kept.to(mixture).reshape(-1, 1, 1, 1), t, noise, log_mel)
+
+    def loss_at(
+        self, z0: Tensor, mixture: Tensor, t: Tensor, noise: Tensor, log_mel: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The objective for given latents (B, S, C, T, F), condition (B, C, T, F), timesteps (B,) and noise."""
+        z_t = self.noise_schedule.add_noise(z0, noise, t)
+        output = self.model.diffusion_model(z_t, t, mixture)
+        s = self.training_settings
+        logvar = self.logvar if s.learn_logvar or s.logvar_init else None
+        return diffusion_loss(self.noise_schedule, z0, z_t, noise, output, t, s.loss, logvar, log_mel)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Average the weights right after each step, before any checkpoint can be written."""
+        super().optimizer_step(*args, **kwargs)
+        if self.model_ema is not None:
+            self.model_ema.update(self.model)
+
+    # Validation
+
+    @property
+    def averaged(self) -> AbstractContextManager[None]:
+        """Context in which the U-Net carries the averaged weights, where there are any."""
+        return self.model_ema.averaged(self.model) if self.model_ema is not None else nullcontext()
+
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Any] | None:
+        """Losses with raw and averaged weights on the same noise, then the task on every item.
+
+        Returns:
+            What was made beside what it should have been, for a callback to write; None without a task.
+        """
+        size = len(batch["stems"])
+        raw = self.losses(batch, self.step_generator(2, batch_idx), 0.0)
+        self.log_dict({f"val/{name}": value for name, value in raw.items()}, batch_size=size, sync_dist=True)
+        with self.averaged:
+            ema = self.losses(batch, self.step_generator(2, batch_idx), 0.0)
+            self.log_dict({f"val/{name}_ema": value for name, value in ema.items()}, batch_size=size, sync_dist=True)
+            return self.carry_out(batch) if self.evaluation.task is not None else None
+
+    def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Any] | None:
+        """The task alone, with averaged weights."""
+        with self.averaged:
+            return self.carry_out(batch) if self.evaluation.task is not None else None
+
+    def carry_out(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Run the task on a batch and set the results beside the targets."""
+        task, pipeline = self.evaluation.task, self.pipeline
+        seeds = [zlib.crc32(name.encode(), self.evaluation.seed & 0xFFFFFFFF) for name in batch["name"]]
+        result = pipeline.run(task, batch["mixture"], batch["stems"], seeds, self.evaluation.sampling)
+        stage = self.first_stage_model
+        return {
+            "task": task.name,
+            "name": list(batch["name"]),
+            "stems": result.stems,
+            "generated": result.generated,
+            "log_mels": result.log_mels,
+            "waveforms": result.waveforms,
+            "mixture": result.mixture,
+            "mixture_log_mel": stage.waveform_to_log_mel(batch["mixture"]),
+            "target_log_mels": stage.waveform_to_log_mel(batch["stems"]),
+            "target_waveforms": batch["stems"],
+            "target_mixture": batch["mixture"],
+            "sample_rate": self.settings.mel.sample_rate,
+        }

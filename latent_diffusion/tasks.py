@@ -1,0 +1,114 @@
+"""The three tasks: which stems are made, which are known, and what guides them. Decided here and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from latent_diffusion.diffusion.guidance import Scale
+from latent_diffusion.errors import ConfigError
+
+
+def _any_nonzero(scale: Scale) -> bool:
+    return any(scale) if isinstance(scale, (list, tuple)) else bool(scale)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a sampling run is to do.
+
+    Args:
+        guidance_scale: weight of the mixture's condition: one number, or one number a stem.
+    """
+
+    guidance_scale: Scale = 1.0
+
+    name = "task"
+
+    def generated(self, stems: tuple[str, ...]) -> tuple[str, ...]:
+        """The stems that are made, in the model's order."""
+        return stems
+
+    @property
+    def needs_mixture(self) -> bool:
+        """Whether the mixture's latent takes part."""
+        return _any_nonzero(self.guidance_scale)
+
+    def known_mask(self, stems: tuple[str, ...]) -> Tensor | None:
+        """1 for stems that are kept, 0 for those that are made, shaped (1, S, 1, 1, 1); None where all are made."""
+        made = self.generated(stems)
+        if len(made) == len(stems):
+            return None
+        return torch.tensor([float(stem not in made) for stem in stems]).reshape(1, -1, 1, 1, 1)
+
+
+@dataclass(frozen=True)
+class Separation(Task):
+    """All stems from their mixture."""
+
+    name = "separation"
+
+    def __post_init__(self) -> None:
+        if not self.needs_mixture:
+            raise ConfigError(
+                "separation: guidance scale 0 leaves the mixture out; use a scale above 0 or task generation"
+            )
+
+
+@dataclass(frozen=True)
+class Generation(Task):
+    """All stems from nothing."""
+
+    guidance_scale: Scale = 0.0
+
+    name = "generation"
+
+
+@dataclass(frozen=True)
+class Arrangement(Task):
+    """Some stems for given others: the published inpainting.
+
+    Args:
+        guidance_scale: 0, the default, ignores the mixture; above it the mixture that the caller passes guides.
+        generate: names of the stems to make; the others are kept.
+    """
+
+    guidance_scale: Scale = 0.0
+    generate: tuple[str, ...] = ()
+
+    name = "arrangement"
+
+    def generated(self, stems: tuple[str, ...]) -> tuple[str, ...]:
+        """The stems to make, in the model's order.
+
+        Raises:
+            ConfigError: none named, or one that the model does not have.
+        """
+        unknown = [stem for stem in self.generate if stem not in stems]
+        if unknown or not self.generate:
+            raise ConfigError(
+                f"stems_to_inpaint: found {', '.join(self.generate) or 'nothing'}, expected some of {', '.join(stems)}"
+            )
+        return tuple(stem for stem in stems if stem in self.generate)
+
+
+def make_task(name: str, guidance_scale: Scale | None = None, generate: tuple[str, ...] = ()) -> Task:
+    """A task by name.
+
+    Args:
+        name: separation, generation or arrangement.
+        guidance_scale: None for the task's own default (1, 0 and 0).
+        generate: stems to make, for arrangement.
+
+    Raises:
+        ConfigError: another name.
+    """
+    kinds = {"separation": Separation, "generation": Generation, "arrangement": Arrangement}
+    if name not in kinds:
+        raise ConfigError(f"task: found {name!r}, expected one of {', '.join(kinds)}")
+    kwargs = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
+    if name == "arrangement":
+        kwargs["generate"] = tuple(generate)
+    return kinds[name](**kwargs)
