@@ -1,0 +1,240 @@
+"""Reading, resampling and writing audio files.
+
+Waveforms are float32 tensors (channels, samples) in [-1, 1]. Whatever libsndfile reads can be read (wav, flac, ...).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+import torchaudio
+from torch import Tensor
+
+from latent_diffusion.errors import DataError
+
+# torchaudio's resampler and this module's sparse one share these, and so agree.
+_ZERO_CROSSINGS = 6
+_ROLLOFF = 0.99
+# torchaudio keeps a dense kernel of (rate_to x rate_from) / gcd**2 taps: gigabytes for rates without a common factor.
+_LARGEST_DENSE_KERNEL = 2**22
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What the header of an audio file says."""
+
+    sample_rate: int  # hz
+    samples: int  # of one channel
+    channels: int
+
+    @property
+    def seconds(self) -> float:
+        """Length in seconds."""
+        return self.samples / self.sample_rate
+
+
+def _open(path: str | Path) -> soundfile.SoundFile:
+    if not os.path.exists(path):
+        raise DataError(f"{path}: no such file; expected an audio file")
+    if os.path.isdir(path):
+        raise DataError(f"{path}: is a folder; expected an audio file")
+    try:
+        file = soundfile.SoundFile(os.fspath(path))
+    except (soundfile.SoundFileError, OSError, TypeError) as error:
+        # TypeError: soundfile asks for the missing format of headerless (.raw) files
+        raise DataError(f"{path}: not readable as audio ({_reason(error)}); expected wav or flac") from error
+    if file.frames <= 0:
+        file.close()
+        raise DataError(f"{path}: holds no samples; expected audio")
+    return file
+
+
+def _reason(error: Exception) -> str:
+    """The last part of soundfile's message, which repeats the path before it, as one line."""
+    return " ".join(str(error).split(": ")[-1].split()).rstrip(".")
+
+
+def audio_info(path: str | Path) -> AudioInfo:
+    """Read the header of an audio file, and only that.
+
+    Raises:
+        DataError: the file is missing, empty or not audio.
+    """
+    with _open(path) as file:
+        return AudioInfo(file.samplerate, file.frames, file.channels)
+
+
+def _read_frames(file: soundfile.SoundFile, path: str | Path, start: int, frames: int) -> Tensor:
+    """Read (channels, frames) from an open file, checking that everything asked for arrived and is finite."""
+    try:
+        if start:
+            file.seek(start)
+        data = file.read(frames, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise DataError(f"{path}: cannot be decoded at sample {start} ({_reason(error)}); replace the file") from error
+    if len(data) != frames:
+        raise DataError(
+            f"{path}: ends after {start + len(data)} samples, its header promises {file.frames}; replace the file"
+        )
+    if not np.isfinite(data).all():
+        raise DataError(f"{path}: holds NaN or infinite samples between {start} and {start + frames}; replace the file")
+    return torch.from_numpy(np.ascontiguousarray(data.T))
+
+
+def read_audio(path: str | Path) -> tuple[Tensor, int]:
+    """Read a whole file.
+
+    Returns:
+        The waveform (channels, samples) and its sample rate in hz.
+
+    Raises:
+        DataError: the file is missing, empty, not audio, cut off, or holds samples that are not finite.
+    """
+    with _open(path) as file:
+        return _read_frames(file, path, 0, file.frames), file.samplerate
+
+
+def resampled_length(samples: int, rate_from: int, rate_to: int) -> int:
+    """Samples that `resample` returns for `samples` samples."""
+    return -(-samples * rate_to // rate_from)
+
+
+def read_window(
+    path: str | Path,
+    start_sample: int,
+    samples: int,
+    target_rate: int,
+    mono: bool = False,
+    expected_samples: int | None = None,
+) -> Tensor:
+    """Read one stretch of a file at another sample rate: a cut from the whole resampled file, without reading it all.
+
+    Args:
+        path: the file.
+        start_sample: where the stretch begins, in samples at `target_rate`, >= 0.
+        samples: its length in samples at `target_rate`; what lies beyond the end of the file is zero.
+        target_rate: in hz.
+        mono: average the channels.
+        expected_samples: the length the file had when it was indexed, in samples at its own rate.
+
+    Returns:
+        (channels, samples), or (1, samples) if `mono`.
+
+    Raises:
+        DataError: as `read_audio`, or the file's length is not `expected_samples`.
+    """
+    with _open(path) as file:
+        if expected_samples is not None and file.frames != expected_samples:
+            raise DataError(
+                f"{path}: has {file.frames} samples, had {expected_samples} when it was indexed; restore it"
+            )
+        common = math.gcd(file.samplerate, target_rate)
+        step_from, step_to = file.samplerate // common, target_rate // common
+        reach = _kernel_reach(step_from, step_to) if step_from != step_to else 0
+        # The resampler's filters repeat every `step_from` input samples: cut only there, and nothing changes.
+        first_step = max(0, start_sample // step_to - math.ceil(reach / step_from))
+        first = first_step * step_from
+        last = min(file.frames, math.ceil((start_sample + samples) * step_from / step_to) + reach + 1)
+        if last <= first:
+            return torch.zeros(1 if mono else file.channels, samples)
+        waveform = _read_frames(file, path, first, last - first)
+        rate = file.samplerate
+    if mono:
+        waveform = to_mono(waveform)
+    waveform = resample(waveform, rate, target_rate)
+    waveform = waveform[:, start_sample - first_step * step_to :][:, :samples]
+    return torch.nn.functional.pad(waveform, (0, samples - waveform.shape[1]))
+
+
+def to_mono(waveform: Tensor) -> Tensor:
+    """Average the channels: (..., channels, samples) -> (..., 1, samples)."""
+    return waveform.mean(dim=-2, keepdim=True)
+
+
+def _kernel_reach(step_from: int, step_to: int) -> int:
+    """Input samples on either side of an output sample that its filter covers."""
+    return math.ceil(_ZERO_CROSSINGS * step_from / (min(step_from, step_to) * _ROLLOFF))
+
+
+@lru_cache(maxsize=16)
+def _dense_resampler(rate_from: int, rate_to: int) -> torchaudio.transforms.Resample:
+    return torchaudio.transforms.Resample(rate_from, rate_to, lowpass_filter_width=_ZERO_CROSSINGS, rolloff=_ROLLOFF)
+
+
+def resample(waveform: Tensor, rate_from: int, rate_to: int) -> Tensor:
+    """Change the sample rate with torchaudio's windowed-sinc filter (Hann window, 6 zero crossings, roll-off 0.99).
+
+    Args:
+        waveform: (..., samples), float32.
+        rate_from: its sample rate in hz.
+        rate_to: the wanted sample rate in hz.
+
+    Returns:
+        (..., ceil(samples * rate_to / rate_from)).
+    """
+    rate_from, rate_to = int(rate_from), int(rate_to)
+    if rate_from <= 0 or rate_to <= 0:
+        raise ValueError(f"sample rates must be positive, found {rate_from} and {rate_to}")
+    common = math.gcd(rate_from, rate_to)
+    step_from, step_to = rate_from // common, rate_to // common
+    if step_from == step_to:
+        return waveform
+    if step_from * step_to > _LARGEST_DENSE_KERNEL:
+        return _resample_sparse(waveform, step_from, step_to)
+    if waveform.device.type == "cpu":
+        return _dense_resampler(step_from, step_to)(waveform)
+    return torchaudio.functional.resample(waveform, step_from, step_to, _ZERO_CROSSINGS, _ROLLOFF)
+
+
+def _resample_sparse(waveform: Tensor, step_from: int, step_to: int) -> Tensor:
+    """The same filter as torchaudio's, evaluated tap by tap; slower, but its memory does not grow with the rates."""
+    reach = _kernel_reach(step_from, step_to)
+    length = resampled_length(waveform.shape[-1], step_from, step_to)
+    cutoff = min(step_from, step_to) * _ROLLOFF
+    padded = torch.nn.functional.pad(waveform, (reach, reach + 1))
+    taps = torch.arange(-reach, reach + 1, device=waveform.device)
+    pieces = []
+    for begin in range(0, length, 1 << 15):
+        out = torch.arange(begin, min(length, begin + (1 << 15)), device=waveform.device)
+        nearest = out * step_from // step_to
+        # distance to each tap in zero crossings; the integer numerator keeps long files exact
+        numerator = (nearest * step_to - out * step_from)[:, None] + taps * step_to
+        t = (numerator.double() * (cutoff / (step_from * step_to))).clamp(-_ZERO_CROSSINGS, _ZERO_CROSSINGS)
+        weights = torch.sinc(t) * torch.cos(t * (math.pi / 2 / _ZERO_CROSSINGS)) ** 2 * (cutoff / step_from)
+        index = nearest[:, None] + taps + reach
+        pieces.append((padded[..., index] * weights.to(waveform.dtype)).sum(-1))
+    return torch.cat(pieces, dim=-1) if pieces else waveform[..., :0]
+
+
+def write_wav(path: str | Path, waveform: Tensor | np.ndarray, sample_rate: int) -> None:
+    """Write a 16-bit wav file, whole or not at all; missing folders are made.
+
+    Args:
+        path: the file.
+        waveform: (samples,) or (channels, samples); samples beyond [-1, 1] are clipped.
+        sample_rate: in hz.
+
+    Raises:
+        DataError: the waveform holds samples that are not finite, or the file cannot be written.
+    """
+    path = Path(path)
+    data = waveform.detach().cpu().float().numpy() if isinstance(waveform, Tensor) else np.asarray(waveform)
+    if not np.isfinite(data).all():
+        raise DataError(f"{path}: not written, the waveform holds NaN or infinite samples")
+    pcm = np.clip(np.floor(32768.0 * data.astype(np.float64)), -32768, 32767).astype(np.int16)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(temporary, pcm.T, int(sample_rate), subtype="PCM_16", format="WAV")
+        os.replace(temporary, path)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise DataError(f"{path}: cannot be written ({_reason(error)})") from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,174 @@
+"""From a checked configuration to the objects it describes: model, data, and the weights they start from."""
+
+from __future__ import annotations
+
+import logging
+from glob import glob
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from latent_diffusion.errors import CheckpointError, ConfigError
+from utilities.config import (
+    Config,
+    first_stage_training_arguments,
+    guidance_scale,
+    kind,
+    mel_settings,
+    model_settings,
+    task_name,
+)
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+    from latent_diffusion.musicldm import MusicLDM
+    from utilities.data.datamodule import StemDataModule
+
+log = logging.getLogger(__name__)
+
+PUBLISHED_VOCODER = "hifigan-ckpt.ckpt"  # lies beside the VAE's file where the published instructions put it
+
+
+def find_checkpoint(path: str, key: str) -> Path:
+    """The weights file that a configuration's value means.
+
+    Args:
+        path: a file; a run folder, meaning its `checkpoints/last.ckpt`; or a pattern with `*`, meaning the newest match.
+        key: the configuration's key, for the error.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if glob(path) and "*" in path:
+        return find_checkpoint(max(glob(path), key=lambda found: Path(found).stat().st_mtime), key)
+    candidate = Path(path)
+    if candidate.is_dir():
+        last = candidate / "checkpoints" / "last.ckpt"
+        if not last.is_file():
+            raise CheckpointError(
+                f"{key}: {path}: a folder without checkpoints/last.ckpt, expected a run folder or a file"
+            )
+        return last
+    if not candidate.is_file():
+        raise CheckpointError(f"{key}: {path}: no such file; check the path, or train or download the weights first")
+    return candidate
+
+
+def build_data(config: Config) -> StemDataModule:
+    """The data module; folders are scanned when it is set up."""
+    from utilities.data.datamodule import StemDataModule
+
+    p = config.data.params
+    training = config.mode in ("train", "validate_and_train")
+    evaluation = getattr(config.model.params, "evaluation_params", None)
+    return StemDataModule(
+        train_data=p.path.train_data if training else None,
+        valid_data=p.path.valid_data or None,
+        stems=p.path.stems,
+        mel=mel_settings(config),
+        batch_size=p.batch_size,
+        num_workers=p.num_workers,
+        seed=config.seed,
+        masking=p.augmentation.masking,
+        shuffle_validation=p.path.shuffle_val_test,
+        valid_batch_size=evaluation.batch_size if evaluation else None,
+    )
+
+
+def build_model(config: Config) -> pl.LightningModule:
+    """The module that `model.target` names, with new weights."""
+    import pytorch_lightning as pl
+
+    pl.seed_everything(config.seed, verbose=False)
+    if kind(config) == "msgld":
+        return _build_msgld(config)
+    from latent_diffusion.first_stage.training import AutoencoderTraining, VocoderTraining
+
+    target = AutoencoderTraining if kind(config) == "autoencoder" else VocoderTraining
+    return target(**first_stage_training_arguments(config))
+
+
+def _build_msgld(config: Config) -> MusicLDM:
+    from latent_diffusion.diffusion.loss import LossSettings
+    from latent_diffusion.musicldm import EvaluationSettings, MusicLDM, TrainingSettings
+    from latent_diffusion.pipeline import SamplingSettings
+    from latent_diffusion.tasks import make_task
+
+    p, e = config.model.params, config.model.params.evaluation_params
+    if e.n_candidates_per_samples > 1:
+        log.warning("n_candidates_per_samples: the first candidate is kept, as published, so only it is made")
+    training = TrainingSettings(
+        base_learning_rate=p.base_learning_rate,
+        weight_decay=p.weight_decay,
+        warmup_steps=p.warmup_steps,
+        cond_drop_prob=p.cond_drop_prob,
+        ema_decay=p.ema_decay,
+        scale_by_std=p.scale_by_std,
+        scale_per_channel=p.scale_per_channel,
+        learn_logvar=p.learn_logvar,
+        logvar_init=p.logvar_init,
+        seed=config.seed,
+        loss=LossSettings(
+            snr_gamma=p.snr_gamma,
+            original_elbo_weight=p.original_elbo_weight,
+            separate_stems=p.seperate_stem_z,
+            silence_tau=p.tau if p.use_silence_weight else None,
+        ),
+    )
+    evaluation = EvaluationSettings(
+        task=make_task(task_name(config), guidance_scale(config), tuple(config.data.params.path.stems_to_inpaint)),
+        sampling=SamplingSettings(sampler=e.sampler, steps=e.ddim_sampling_steps, eta=e.eta),
+        seed=config.seed if e.seed is None else e.seed,
+    )
+    return MusicLDM(model_settings(config), training, evaluation)
+
+
+def load_initial_weights(config: Config, model: pl.LightningModule) -> None:
+    """Weights that a new run starts from, as the configuration names them.
+
+    Raises:
+        ConfigError: an MSG-LD without first-stage weights.
+        CheckpointError: a file cannot be used.
+    """
+    p = config.model.params
+    if kind(config) == "autoencoder":
+        from latent_diffusion.checkpoints import load_autoencoder
+
+        if p.ckpt_path or p.reload_from_ckpt:
+            load_autoencoder(model, find_checkpoint(p.ckpt_path or p.reload_from_ckpt, "model.params.ckpt_path"))
+    elif kind(config) == "vocoder":
+        from latent_diffusion.checkpoints import load_normed_vocoder
+
+        path = p.ckpt_path or p.vocoder_config.ckpt_path
+        if path:
+            load_normed_vocoder(model.generator, find_checkpoint(path, "model.params.ckpt_path"))
+    elif p.ckpt_path:
+        model.load_model(find_checkpoint(p.ckpt_path, "model.params.ckpt_path"))
+    else:
+        model.load_first_stage(*first_stage_files(config))
+
+
+def first_stage_files(config: Config) -> tuple[Path, Path]:
+    """VAE and vocoder weights of an MSG-LD configuration.
+
+    Raises:
+        ConfigError: one of them is not named. The vocoder may be left out where the published file lies beside the VAE's.
+        CheckpointError: one of them does not exist.
+    """
+    where = "model.params.first_stage_config.params"
+    p = config.model.params.first_stage_config.params
+    if not p.reload_from_ckpt:
+        raise ConfigError(
+            f"{config.path}: {where}.reload_from_ckpt: found nothing, expected the weights of a trained VAE "
+            "(or model.params.ckpt_path, or trainer.resume_from_checkpoint)"
+        )
+    vae = find_checkpoint(p.reload_from_ckpt, f"{where}.reload_from_ckpt")
+    if p.vocoder_config.ckpt_path:
+        return vae, find_checkpoint(p.vocoder_config.ckpt_path, f"{where}.vocoder_config.ckpt_path")
+    beside = vae.with_name(PUBLISHED_VOCODER)
+    if not beside.is_file():
+        raise ConfigError(
+            f"{config.path}: {where}.vocoder_config.ckpt_path: found nothing, and no {PUBLISHED_VOCODER} beside the VAE's "
+            "file, expected the weights of a trained vocoder"
+        )
+    return vae, beside

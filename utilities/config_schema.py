@@ -1,0 +1,180 @@
+"""The configuration's schema: every key of a YAML file with its type, default and meaning.
+
+The model's half lies in `config_schema_model.py`, with what the arguments of `key()` mean. Importing the schema imports
+nothing but dataclasses and yaml.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+import yaml
+
+from utilities.config_schema_model import ModelConfig, key, unused
+
+MODES = ("train", "validate_and_train", "validate", "test")
+TASKS = ("separation", "generation", "arrangement")
+
+
+@dataclass
+class IdConfig:
+    name: str | int | float = key("msg_ld", "name of the experiment, part of the run folder's name")
+    version: str | int | float = key("v1", "version of the experiment, last part of the run folder's name")
+
+
+@dataclass
+class TrainerConfig:
+    validation_every_n_steps: int | None = key(
+        None, "validate every so many optimiser steps; empty: every epoch", low=1
+    )
+    save_checkpoint_every_n_steps: int | None = key(
+        None, "write a checkpoint every so many optimiser steps; empty: with every validation", low=1
+    )
+    save_top_k: int = key(1, "how many best checkpoints by `monitor` to keep; -1 keeps all", low=-1)
+    max_epochs: int | None = key(None, "stop after so many epochs; empty or -1: no limit", low=-1)
+    limit_train_batches: int | float | None = key(None, "batches of a training epoch (1.0 or empty: all)", low=0)
+    limit_val_batches: int | float | None = key(None, "batches of a validation (1.0 or empty: all)", low=0)
+    resume: str | None = key(None, "go on in this run folder, or in the folder of this checkpoint file")
+    resume_from_checkpoint: str | None = key(None, "start a new run folder from this checkpoint file")
+    accelerator: str = key("auto", "where to compute", choices=("auto", "gpu", "cuda", "cpu", "mps", "tpu"))
+    precision: str | int = key("32-true", "32, 16, bf16, 32-true, 16-mixed, bf16-mixed, 64")
+    devices: int | list[int] | str = key("auto", "how many devices, a list of device numbers, or auto")
+    max_steps: int = key(-1, "stop after so many optimiser steps; -1: no limit", ours=True, low=-1)
+    max_time: str | int | float | None = key(None, 'stop after "DD:HH:MM:SS", "HH:MM:SS" or seconds', ours=True)
+    accumulate_grad_batches: int = key(1, "batches whose gradients make one optimiser step", ours=True, low=1)
+    gradient_clip_val: float | None = key(None, "largest norm of the gradient; empty: not clipped", ours=True, low=0)
+    strategy: str = key("auto", "how several devices share the work, as Lightning names it (ddp ...)", ours=True)
+    num_nodes: int = key(1, "machines that train together", ours=True, low=1)
+    log_every_n_steps: int = key(10, "optimiser steps between two logged values", ours=True, low=1)
+    logger: list[str] = key(
+        ["tensorboard", "csv"],
+        "where values are logged; empty: nowhere",
+        ours=True,
+        single=True,
+        empty=(),
+        choices=("tensorboard", "csv", "wandb"),
+    )
+    num_sanity_val_steps: int = key(0, "validation batches run before training starts", ours=True, low=-1)
+
+
+@dataclass
+class AugmentationConfig:
+    masking: bool = key(False, "silence a random choice of 0 to S-1 stems of each training item")
+    mixup: float | None = unused("mixing of two items")
+    return_all_wav: bool | None = unused("the batch always holds the waveforms here", True)
+    balanced_sampling: bool | str | None = unused("sampling balanced by label")
+
+
+@dataclass
+class PathConfig:
+    train_data: list[str] = key([], "folder of tracks for training, or a list of folders", single=True)
+    valid_data: list[str] = key([], "folder of tracks for validation and test, or a list of folders", single=True)
+    stems: list[str] = key(
+        ["bass", "drums", "guitar", "piano"], "stems in their order, the file names in a track folder", single=True
+    )
+    stems_to_inpaint: list[str | int] = key([], "stems to generate given the others (names or indices)", single=True)
+    shuffle_val_test: bool = key(False, "visit the validation items in a fixed shuffled order")
+    dataset_type: str | None = unused("published loader variant; the folder layout alone decides here")
+    test_data: list[str] | None = key(
+        None, "published key; `test` runs on valid_data, as published", unused=True, single=True
+    )
+    label_data: str | None = unused("label files")
+    tempo_data: str | None = unused("tempo files")
+    tempo_map: str | None = unused("tempo classes")
+
+
+@dataclass
+class AudioConfig:
+    sampling_rate: int = key(16_000, "sample rate of the model in Hz; files of other rates are resampled", low=1000)
+    max_wav_value: float | None = unused("scale of integer samples; files are read as numbers in [-1, 1]", 32768.0)
+    duration: float | None = unused("seconds of a window; follows from mel.target_length and stft.hop_length", 10.24)
+
+
+@dataclass
+class StftConfig:
+    filter_length: int = key(1024, "FFT size in samples", low=2)
+    hop_length: int = key(160, "samples between two frames", low=1)
+    win_length: int = key(1024, "window of the FFT in samples", low=2)
+
+
+@dataclass
+class MelConfig:
+    n_mel_channels: int = key(64, "mel bins (M)", low=1)
+    mel_fmin: float = key(0.0, "lowest frequency in Hz", low=0)
+    mel_fmax: float = key(8000.0, "highest frequency in Hz", low=1)
+    target_length: int = key(1024, "mel frames of a window (T)", low=1)
+    freqm: int | None = unused("frequency masking")
+    timem: int | None = unused("time masking")
+    blur: bool | None = unused("blurring of the log-mel")
+    mean: float | None = unused("normalisation; log-mels are not normalised")
+    std: float | None = unused("normalisation; log-mels are not normalised")
+
+
+@dataclass
+class PreprocessingConfig:
+    label: dict | None = unused("label mapping")
+    audio: AudioConfig = key(AudioConfig, "waveforms")
+    stft: StftConfig = key(StftConfig, "short-time Fourier transform")
+    mel: MelConfig = key(MelConfig, "log-mel")
+
+
+@dataclass
+class DataParams:
+    batch_size: int = key(3, "items of a batch on each device", low=1)
+    num_workers: int = key(4, "processes that read audio", low=0)
+    augmentation: AugmentationConfig = key(AugmentationConfig, "changes made to training items")
+    path: PathConfig = key(PathConfig, "where the data lies")
+    preprocessing: PreprocessingConfig = key(PreprocessingConfig, "from files to log-mels")
+
+
+@dataclass
+class DataConfig:
+    target: str = key("utilities.data.datamodule.StemDataModule", "the data module")
+    params: DataParams = key(DataParams, "its settings")
+
+
+@dataclass
+class Config:
+    """A whole configuration file; `path` and `strict` are not keys of it."""
+
+    project_name: str = key("msg_ld", "name of the project, a folder in log_directory")
+    log_directory: str = key("runs", "folder that holds all run folders")
+    mode: str = key("train", "what to do", choices=MODES)
+    dev: bool = key(False, "a try: the run folder is named DEV_EXP")
+    id: IdConfig = key(IdConfig, "name of the experiment")
+    seed: int = key(0, "seed of everything random in the run", ours=True, low=0, high=2**32 - 1)
+    task: str | None = key(
+        None, "task of validation and test; empty: as the published rules say", ours=True, choices=TASKS
+    )
+    trainer: TrainerConfig = key(TrainerConfig, "the training loop")
+    data: DataConfig = key(DataConfig, "the data")
+    model: ModelConfig = key(ModelConfig, "the model")
+    path: str | None = field(default=None, compare=False)
+    strict: bool = field(default=False, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested dict of plain values, fully resolved; published keys without effect appear only where set."""
+        values = _plain(self)
+        return {name: value for name, value in values.items() if name not in ("path", "strict")}
+
+    def to_yaml(self) -> str:
+        """The configuration as YAML text that `load_config` reads back to an equal one."""
+        return yaml.dump(self.to_dict(), Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Groups in blocks, lists in one line."""
+
+
+_Dumper.add_representer(
+    list, lambda dumper, value: dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=True)
+)
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses as dicts, without unused keys that are not set."""
+    if not is_dataclass(value):
+        return value
+    items = ((f, getattr(value, f.name)) for f in fields(value))
+    return {f.name: _plain(item) for f, item in items if item is not None or not f.metadata.get("unused")}

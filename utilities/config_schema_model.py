@@ -1,0 +1,313 @@
+"""The half of the configuration's schema that describes the model, and how a key is described.
+
+One dataclass a group of keys. A field made by `key()` carries its documentation, which errors, `--help` and the
+README's table draw on:
+
+    ours    not a published key; this project added it.
+    unused  a published key without effect here: accepted, and listed in one warning if it is set to something other
+            than off or one of `same` (the values that describe what happens here anyway).
+    single  a list that may be written as a single value.
+    empty   what an empty value (`key:`) means, where that is not the usual: None where the type allows it, False for
+            a switch, the default for everything else.
+
+Empty groups take their defaults. This module imports nothing but the dataclasses that it describes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+UNSET = object()
+LR_SCHEDULES = ("constant", "exponential", "cosine")
+SAMPLERS = ("ddim", "ddpm", "plms", "dpm++")
+
+
+def key(
+    default: Any,
+    doc: str,
+    *,
+    ours: bool = False,
+    unused: bool = False,
+    same: tuple[Any, ...] = (),
+    single: bool = False,
+    empty: Any = UNSET,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A dataclass field with documentation; `low`, `high` (both included) and `choices` bound its value."""
+    about = {"doc": doc, "ours": ours, "unused": unused, "same": same, "single": single, "empty": empty}
+    about |= {"low": low, "high": high, "choices": choices}
+    if isinstance(default, type):
+        return field(default_factory=default, metadata=about)
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=about)
+    return field(default=default, metadata=about)
+
+
+def unused(doc: str, *same: Any) -> Any:
+    """A published key without effect here."""
+    return key(None, doc, unused=True, same=same)
+
+
+@dataclass
+class UNetParams:
+    in_channels: int | None = key(None, "stems in; empty: the number of stems", low=1)
+    out_channels: int | None = key(None, "stems out; empty: the number of stems", low=1)
+    model_channels: int = key(128, "width of the first level", low=2)
+    num_res_blocks: int = key(2, "residual blocks of a level", low=1)
+    channel_mult: list[int] = key([1, 2, 3, 5], "width of each level as a multiple of model_channels", low=1)
+    attention_resolutions: list[int] = key(
+        [8, 4, 2], "downsampling factors of the levels that have attention", low=1, empty=()
+    )
+    num_head_channels: int = key(32, "channels of an attention head", low=1)
+    dropout: float = key(0.0, "dropout in the residual blocks", low=0, high=1)
+    use_scale_shift_norm: bool = key(False, "the time embedding scales and shifts instead of being added")
+    dims: int = key(3, "dimensions of the convolutions; only 3 exists here", low=3, high=3)
+    num_groups: int = key(32, "groups of GroupNorm, lowered where they do not divide the channels", ours=True, low=1)
+    image_size: int | list[int] | None = unused("the network takes any size")
+    num_heads: int | None = unused("heads follow from num_head_channels", -1)
+    num_heads_upsample: int | None = unused("heads follow from num_head_channels", -1)
+    use_checkpoint: bool | None = unused("recomputing activations; attention needs no such saving here")
+    use_spatial_transformer: bool | None = unused("cross-attention; the mixture is added instead")
+    transformer_depth: int | None = unused("depth of the cross-attention", 1)
+    context_dim: int | list[int] | None = unused("width of the cross-attention's context")
+    extra_film_condition_dim: int | None = unused("embedding condition")
+    extra_film_use_concat: bool | None = unused("embedding condition")
+    use_extra_film_by_concat: bool | None = unused("embedding condition")
+    use_extra_film_by_addition: bool | None = unused("embedding condition")
+    num_classes: int | None = unused("class condition")
+    conv_resample: bool | None = unused("up- and downsampling always have a convolution", True)
+    resblock_updown: bool | None = unused("up- and downsampling by residual blocks")
+    use_new_attention_order: bool | None = unused("order of the heads in qkv")
+    legacy: bool | None = unused("width of the heads in older versions", True)
+    use_fp16: bool | None = unused("half precision; see trainer.precision")
+    n_embed: int | None = unused("codebook output")
+
+
+@dataclass
+class UNetConfig:
+    target: str = key("latent_diffusion.unet.UNet3d", "the denoising network")
+    params: UNetParams = key(UNetParams, "its settings")
+
+
+@dataclass
+class DDConfig:
+    ch: int = key(128, "channels of the highest resolution", low=1)
+    ch_mult: list[int] = key([1, 2, 4], "channels of each level as a multiple of ch; every level but one halves", low=1)
+    num_res_blocks: int = key(2, "residual blocks of a level of the encoder", low=1)
+    attn_resolutions: list[int] = key([], "sizes with extra attention, counted down from resolution", low=1)
+    resolution: int = key(256, "nominal input size that attn_resolutions refers to", low=1)
+    z_channels: int = key(8, "channels at the encoder's end", low=1)
+    in_channels: int = key(1, "channels of a log-mel; only 1 exists", low=1, high=1)
+    out_ch: int = key(1, "channels of a log-mel; only 1 exists", low=1, high=1)
+    dropout: float = key(0.0, "dropout in the residual blocks", low=0, high=1)
+    mel_bins: int | None = key(None, "mel bins; must be preprocessing.mel.n_mel_channels", low=1)
+    double_z: bool = key(True, "the encoder predicts mean and log-variance; only true exists", empty=True)
+    num_groups: int = key(32, "groups of GroupNorm, lowered where they do not divide the channels", ours=True, low=1)
+    downsample_time: bool | None = unused("time is always downsampled with frequency")
+
+
+@dataclass
+class VocoderSizes:
+    upsample_initial_channel: int = key(1024, "channels before the first upsampling", ours=True, low=2)
+    upsample_rates: list[int] = key([5, 4, 2, 2, 2], "upsampling steps; product is the hop length", ours=True, low=1)
+    upsample_kernel_sizes: list[int] = key([16, 16, 8, 4, 4], "kernel of each upsampling step", ours=True, low=1)
+    resblock_kernel_sizes: list[int] = key([3, 7, 11], "kernels of the residual blocks", ours=True, low=1)
+    resblock_dilation_sizes: list[list[int]] = key(
+        [[1, 3, 5], [1, 3, 5], [1, 3, 5]], "dilations of each residual block", ours=True, low=1
+    )
+
+
+@dataclass
+class VocoderConfig:
+    ckpt_path: str | None = key(None, "HiFi-GAN weights (hifigan-ckpt.ckpt, safetensors or a run's)", ours=True)
+    params: VocoderSizes = key(VocoderSizes, "sizes of the generator", ours=True)
+
+
+@dataclass
+class AutoencoderLossParams:
+    kl_weight: float = key(0.015, "weight of the KL; with the published target it counts sums, as published", low=0)
+    disc_start: int = key(50_001, "training step at which the discriminator joins; negative: never", low=-1)
+    disc_weight: float = key(0.5, "weight of the adversarial term", low=0)
+    disc_num_layers: int = key(3, "strided layers of the discriminator", low=1)
+    disc_in_channels: int = key(1, "channels of a log-mel; only 1 exists", low=1, high=1)
+    disc_channels: int = key(64, "channels of the discriminator's first layer", ours=True, low=1)
+    reconstruction: str = key("l1", "distance of log-mels", ours=True, choices=("l1", "l2"))
+    logvar_init: float | None = unused("learnt scale of the reconstruction", 0.0)
+    pixelloss_weight: float | None = unused("weight of the reconstruction", 1.0)
+    perceptual_weight: float | None = unused("LPIPS of photographs; not used on log-mels")
+    disc_factor: float | None = unused("second weight of the adversarial term", 1.0)
+    disc_conditional: bool | None = unused("conditional discriminator")
+    disc_loss: str | None = unused("adversarial loss", "hinge")
+    use_actnorm: bool | None = unused("activation normalisation in the discriminator")
+
+
+@dataclass
+class AutoencoderLossConfig:
+    target: str = key("latent_diffusion.first_stage.training.AutoencoderLoss", "the objective")
+    params: AutoencoderLossParams = key(AutoencoderLossParams, "its settings")
+
+
+@dataclass
+class FirstStageParams:
+    reload_from_ckpt: str | None = key(None, "VAE weights (vae-ckpt.ckpt, safetensors or a run's checkpoint)")
+    embed_dim: int = key(8, "latent channels (C)", low=1)
+    ddconfig: DDConfig = key(DDConfig, "sizes of encoder and decoder")
+    sampling_rate: int | None = key(None, "sample rate in Hz; must be preprocessing.audio.sampling_rate", low=1000)
+    vocoder_config: VocoderConfig = key(VocoderConfig, "the vocoder", ours=True)
+    monitor: str | None = unused("monitored value of the VAE's own training")
+    lossconfig: AutoencoderLossConfig | None = unused("objective of the VAE's own training")
+    image_key: str | None = unused("entry of the batch", "fbank")
+    subband: int | None = unused("frequency subbands", 1)
+    time_shuffle: int | None = unused("folding of time into channels", 1)
+    batchsize: int | None = unused("batch size of the VAE's own training")
+    ckpt_path: str | None = unused("published key; reload_from_ckpt names the weights")
+
+
+@dataclass
+class FirstStageConfig:
+    target: str = key("latent_diffusion.first_stage.AutoencoderKL", "the VAE")
+    params: FirstStageParams = key(FirstStageParams, "its settings and the vocoder's")
+    base_learning_rate: float | None = unused("learning rate of the VAE's own training")
+
+
+@dataclass
+class CondStageConfig:
+    target: str = key("latent_diffusion.first_stage.MixtureCondition", "the condition: the mixture's latent")
+    params: dict | None = unused("the condition has no settings: the mixture's latent from the same VAE")
+
+
+@dataclass
+class SchedulerConfig:
+    target: str | None = unused("learning rate schedule; see warmup_steps")
+    params: dict | None = unused("learning rate schedule; see warmup_steps")
+
+
+@dataclass
+class EvaluationParams:
+    unconditional_guidance_scale: float | list[float] | None = key(
+        None, "s in e_u + s (e_c - e_u), a number or one a stem; 0: total generation; empty: 1, in arrangement 0"
+    )
+    ddim_sampling_steps: int = key(200, "steps of the sampler", low=1)
+    n_candidates_per_samples: int = key(1, "candidates generated an item; the first is kept", low=1)
+    sampler: str = key("ddim", "sampling algorithm", ours=True, choices=SAMPLERS)
+    eta: float = key(1.0, "noise of DDIM: 0 deterministic, 1 as DDPM", ours=True, low=0, empty=0.0)
+    seed: int | None = key(None, "seed of the sampling; empty: the run's seed", ours=True, low=0, high=2**63 - 1)
+    batch_size: int | None = key(None, "items of a validation batch; empty: data.params.batch_size", ours=True, low=1)
+
+
+@dataclass
+class MusicLDMParams:
+    num_stems: int | None = key(None, "stems (S); must be the number of data.params.path.stems", low=1)
+    base_learning_rate: float = key(3e-5, "learning rate after the warm-up", low=0)
+    linear_start: float = key(0.0015, "first beta of the noise schedule", low=1e-8, high=1)
+    linear_end: float = key(0.0195, "last beta of the noise schedule", low=1e-8, high=1)
+    timesteps: int = key(1000, "steps of the noise schedule", low=2)
+    latent_t_size: int | None = key(None, "latent frames; must be mel.target_length / reduction", low=1)
+    latent_f_size: int | None = key(None, "latent bins; must be mel.n_mel_channels / reduction", low=1)
+    channels: int | None = key(None, "latent channels; must be the first stage's embed_dim", low=1)
+    monitor: str = key("val/loss_simple_ema", "value whose smallest is best")
+    scale_by_std: bool = key(True, "divide latents by their standard deviation in the first training batch")
+    seperate_stem_z: bool = key(False, "reward for latents of different stems being far apart")
+    use_silence_weight: bool = key(False, "weight the loss by the loudness of the log-mel")
+    tau: float = key(3.0, "softness of use_silence_weight", low=1e-6)
+    ckpt_path: str | None = key(None, "weights of a whole MSG-LD to start from")
+    unet_config: UNetConfig = key(UNetConfig, "the denoising network")
+    first_stage_config: FirstStageConfig = key(FirstStageConfig, "VAE and vocoder")
+    cond_stage_config: CondStageConfig = key(CondStageConfig, "the condition")
+    evaluation_params: EvaluationParams = key(EvaluationParams, "how validation and test sample")
+    learn_logvar: bool = key(False, "learn a loss scale for each timestep", ours=True)
+    logvar_init: float = key(0.0, "first value of that scale", ours=True)
+    original_elbo_weight: float = key(0.0, "weight of the variational bound in the loss", ours=True, low=0)
+    parameterization: str = key("eps", "what the network predicts", ours=True, choices=("eps", "x0", "v"))
+    ema_decay: float | None = key(0.9999, "decay of the averaged weights; empty: no average", ours=True, low=0, high=1)
+    warmup_steps: int = key(1000, "optimiser steps of the linear warm-up", ours=True, low=0, empty=0)
+    cond_drop_prob: float = key(0.1, "how often the mixture is hidden in training", ours=True, low=0, high=1, empty=0.0)
+    scale_per_channel: bool = key(False, "scale_by_std for each latent channel on its own", ours=True)
+    weight_decay: float = key(0.01, "of AdamW", ours=True, low=0, empty=0.0)
+    snr_gamma: float | None = key(None, "min-SNR weighting of the loss; empty: off", ours=True, low=1e-6)
+    batchsize: int | None = unused("see data.params.batch_size")
+    num_timesteps_cond: int | None = unused("noise on the condition", 1)
+    log_every_t: int | None = unused("intermediate samples")
+    first_stage_key: str | None = unused("entry of the batch", "fbank")
+    cond_stage_key: str | None = unused("entry of the batch", "fbank")
+    cond_stage_trainable: bool | None = unused("the condition has no weights")
+    latent_mixup: float | None = unused("mixing of latents")
+    conditioning_key: str | None = unused("how the condition enters; it is added in the network", "concat")
+    scheduler_config: SchedulerConfig | None = unused("learning rate schedule; see warmup_steps")
+    loss_type: str | None = unused("loss; mean squared error here", "l2")
+    use_ema: bool | None = unused("averaged weights; see ema_decay", True)
+    clip_denoised: bool | None = unused("clipping of denoised latents")
+
+
+@dataclass
+class AdversarialTrainingParams:
+    """Keys that both trainings of the first stage share, with the VAE's defaults."""
+
+    disc_learning_rate: float | None = key(None, "of the discriminator; empty: base_learning_rate", ours=True, low=0)
+    betas: list[float] = key([0.5, 0.9], "of AdamW", ours=True, low=0, high=1)
+    lr_schedule: str = key("constant", "shape of the learning rate", ours=True, choices=LR_SCHEDULES)
+    lr_warmup_steps: int = key(0, "training steps of the linear warm-up", ours=True, low=0)
+    lr_decay_steps: int = key(100_000, "training steps until lr_final is reached", ours=True, low=1)
+    lr_final: float = key(0.1, "share of base_learning_rate reached at lr_decay_steps", ours=True, low=0, high=1)
+    segment_frames: int = key(0, "mel frames of a training piece; 0: whole windows", ours=True, low=0)
+    segments_per_step: int = key(0, "pieces of a training step; 0: as many as the batch has signals", ours=True, low=0)
+    silence_db: float = key(-60.0, "level under which a piece counts as silent, dB of full scale", ours=True)
+    silence_weight: float = key(1.0, "how often silent pieces are drawn, against 1", ours=True, low=0)
+
+
+@dataclass
+class AutoencoderTrainingParams(AdversarialTrainingParams, FirstStageParams):
+    base_learning_rate: float = key(1e-4, "learning rate", low=0)
+    monitor: str = key("val/log_mel_l1", "value whose smallest is best; val/rec_loss, the published name, means it too")
+    lossconfig: AutoencoderLossConfig = key(AutoencoderLossConfig, "the objective")
+    ckpt_path: str | None = key(None, "weights of a VAE to start from")
+
+
+@dataclass
+class VocoderLossParams:
+    mel_weight: float = key(45.0, "weight of the distance of log-mels", ours=True, low=0)
+    feature_weight: float = key(2.0, "weight of feature matching", ours=True, low=0)
+    adversarial_weight: float = key(1.0, "weight of the adversarial term", ours=True, low=0)
+    stft_weight: float = key(0.0, "weight of the multi-resolution STFT loss", ours=True, low=0)
+    stft_ffts: list[int] = key([512, 1024, 2048], "FFT sizes of that loss in samples", ours=True, low=16)
+    disc_start: int = key(0, "training step at which the discriminators join; negative: never", ours=True, low=-1)
+    disc_periods: list[int] = key([2, 3, 5, 7, 11], "periods of the discriminators", ours=True, low=1, empty=())
+    disc_period_channels: int = key(32, "channels of their first layer", ours=True, low=1)
+    disc_scales: int = key(3, "scale discriminators", ours=True, low=0)
+    disc_scale_channels: int = key(128, "channels of their first layer", ours=True, low=1)
+
+
+@dataclass
+class VocoderLossConfig:
+    target: str = key("latent_diffusion.first_stage.training.VocoderLoss", "the objective", ours=True)
+    params: VocoderLossParams = key(VocoderLossParams, "its settings", ours=True)
+
+
+@dataclass
+class VocoderTrainingParams(AdversarialTrainingParams):
+    base_learning_rate: float = key(2e-4, "learning rate", ours=True, low=0)
+    monitor: str = key("val/log_mel_l1", "value whose smallest is best", ours=True)
+    ckpt_path: str | None = key(None, "weights of a vocoder to start from", ours=True)
+    vocoder_config: VocoderConfig = key(VocoderConfig, "the generator", ours=True)
+    lossconfig: VocoderLossConfig = key(VocoderLossConfig, "the objective", ours=True)
+    betas: list[float] = key([0.8, 0.99], "of AdamW", ours=True, low=0, high=1)
+    lr_schedule: str = key("exponential", "shape of the learning rate", ours=True, choices=LR_SCHEDULES)
+    lr_final: float = key(0.5, "share of base_learning_rate reached at lr_decay_steps", ours=True, low=0, high=1)
+    segment_frames: int = key(64, "mel frames of a training piece; 0: whole windows", ours=True, low=0)
+    silence_weight: float = key(0.05, "how often silent pieces are drawn, against 1", ours=True, low=0)
+
+
+PARAMS_OF_KIND: dict[str, type] = {
+    "msgld": MusicLDMParams,
+    "autoencoder": AutoencoderTrainingParams,
+    "vocoder": VocoderTrainingParams,
+}
+
+
+@dataclass
+class ModelConfig:
+    target: str = key("latent_diffusion.musicldm.MusicLDM", "what is trained: an MSG-LD, a VAE or a vocoder")
+    params: MusicLDMParams | AutoencoderTrainingParams | VocoderTrainingParams = key(MusicLDMParams, "its settings")

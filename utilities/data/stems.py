@@ -1,0 +1,237 @@
+"""Windows of aligned stems, read from `<folder>/<track>/<stem>.wav` or `.flac`.
+
+The windows of a track lie one after the other, every `mel.window_samples` samples at the model's rate. In training a
+window's start is then moved by up to half a window either way, and kept inside the track; a rest longer than half a
+window gets a window of its own, a shorter one is reached by moving the last. In evaluation nothing moves and the rest
+is the last window, filled with zeros behind its `valid_samples` (a rest shorter than one mel frame is dropped).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from latent_diffusion.errors import DataError
+from latent_diffusion.settings import MelSettings
+from utilities.audio import AudioInfo, audio_info, read_window, resampled_length
+
+log = logging.getLogger(__name__)
+
+STEM_SUFFIXES = (".wav", ".flac")  # in order of preference
+_REASONS_SHOWN = 10
+_SCAN_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Track:
+    """One usable track; `files` and `infos` are in the order of the stems."""
+
+    name: str  # unique in the dataset
+    files: tuple[Path, ...]
+    infos: tuple[AudioInfo, ...]
+    samples: int  # length at the model's rate
+
+
+class StemDataset(Dataset):
+    """Windows of all usable tracks of one or several folders.
+
+    An item is {"stems": (S, N) float32 in [-1, 1], "mixture": (N,) = clip(sum of stems, -1, 1),
+    "name": "<track>_from_<second>", "valid_samples": samples that lie within the track}.
+
+    `dataset[index]` is free of randomness; `dataset[index, seed]` draws shift and masking from the seed alone.
+    A file that cannot be read (any more) does not end the run: its item is replaced by a window of the next readable
+    track, which is logged once per track and counted in `unreadable`.
+
+    Args:
+        folders: one folder or several; their sub-folders are tracks.
+        stems: names of the stems, in the model's order.
+        mel: gives the sample rate and the length of a window.
+        shift: training: windows are moved at random; evaluation (False): every window, the rest included.
+        masking: silence 0 to S-1 random stems of each item (only where a seed is given).
+
+    Attributes:
+        tracks: the usable tracks.
+        left_out: name of each track that is left out -> the reason.
+
+    Raises:
+        DataError: a folder is missing or holds no tracks, or no track can be used.
+    """
+
+    def __init__(
+        self,
+        folders: str | Path | Sequence[str | Path],
+        stems: Sequence[str],
+        mel: MelSettings,
+        shift: bool,
+        masking: bool = False,
+    ) -> None:
+        self.folders = [Path(folders)] if isinstance(folders, (str, os.PathLike)) else [Path(f) for f in folders]
+        self.stems = tuple(stems)
+        self.mel = mel
+        self.shift = shift
+        self.masking = masking
+        if not self.stems:
+            raise DataError("stems: found none, expected at least one stem name")
+        self.tracks, self.left_out = self._scan()
+        self._windows = self._cut()
+        # shared, so that what one loader process finds broken is not reported again by the others
+        self._unreadable = torch.zeros(len(self.tracks), dtype=torch.int32).share_memory_()
+
+    # ---- finding the tracks
+
+    def _scan(self) -> tuple[list[Track], dict[str, str]]:
+        found = [(number, track) for number, folder in enumerate(self.folders, 1) for track in _track_folders(folder)]
+        names = _unique_names(found)
+        with ThreadPoolExecutor(_SCAN_THREADS) as pool:
+            results = list(pool.map(self._inspect, names, [track for _, track in found]))
+        tracks = [result for result in results if isinstance(result, Track)]
+        left_out = {name: reason for name, reason in zip(names, results, strict=True) if isinstance(reason, str)}
+        where = ", ".join(str(folder) for folder in self.folders)
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:_REASONS_SHOWN])
+        if len(left_out) > _REASONS_SHOWN:
+            reasons += f"; and {len(left_out) - _REASONS_SHOWN} more"
+        if not tracks:
+            raise DataError(
+                f"{where}: none of {len(found)} tracks can be used ({reasons}); expected "
+                f"<track>/{{{','.join(self.stems)}}}.wav or .flac, at least {self.mel.window_seconds:.2f} s each"
+            )
+        if left_out:
+            log.warning("%s: %d of %d tracks left out (%s)", where, len(left_out), len(found), reasons)
+        return tracks, left_out
+
+    def _inspect(self, name: str, folder: Path) -> Track | str:
+        """The track in a folder, or the reason why it cannot be used."""
+        try:
+            present = set(os.listdir(folder))
+        except OSError as error:
+            return f"folder cannot be read ({error.strerror})"
+        files, infos = [], []
+        for stem in self.stems:
+            file = next((stem + suffix for suffix in STEM_SUFFIXES if stem + suffix in present), None)
+            if file is None:
+                return f"lacks {stem}.wav (or .flac)"
+            try:
+                infos.append(audio_info(folder / file))
+            except DataError as error:
+                return str(error).replace(f"{folder}{os.sep}", "")
+            files.append(folder / file)
+        first = infos[0]
+        for file, info in zip(files[1:], infos[1:], strict=True):
+            if info.samples * first.sample_rate != first.samples * info.sample_rate:
+                return f"unequal lengths, {_describe(files[0], first)} but {_describe(file, info)}"
+        samples = resampled_length(first.samples, first.sample_rate, self.mel.sample_rate)
+        if samples < self.mel.window_samples:
+            return f"lasts {first.seconds:.2f} s, shorter than one window of {self.mel.window_seconds:.2f} s"
+        return Track(name, tuple(files), tuple(infos), samples)
+
+    def _cut(self) -> list[tuple[int, int]]:
+        """(track index, start in samples) of every window."""
+        window = self.mel.window_samples
+        smallest_rest = window // 2 if self.shift else self.mel.hop_length
+        windows = []
+        for index, track in enumerate(self.tracks):
+            count, rest = divmod(track.samples, window)
+            count += rest >= smallest_rest and rest > 0
+            windows += [(index, number * window) for number in range(count)]
+        return windows
+
+    # ---- reading
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    @property
+    def unreadable(self) -> dict[str, int]:
+        """Names of tracks that failed while being read -> how many items that concerned."""
+        return {t.name: int(n) for t, n in zip(self.tracks, self._unreadable, strict=True) if n}
+
+    def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
+        index, seed = item if isinstance(item, tuple) else (item, None)
+        number, start = self._windows[index]
+        # The replacement depends on the item alone, never on what was read before: a resumed run sees the same.
+        for attempt in range(len(self.tracks)):
+            track_index = (number + attempt) % len(self.tracks)
+            try:
+                return self._item(self.tracks[track_index], start, seed)
+            except DataError as error:
+                self._report(track_index, error)
+                reason = error
+        raise DataError(f"no track can be read any more, last: {reason}")
+
+    def _report(self, track_index: int, error: DataError) -> None:
+        self._unreadable[track_index] += 1
+        if self._unreadable[track_index] == 1:
+            log.warning("%s: left out from now on: %s", self.tracks[track_index].name, error)
+
+    def _item(self, track: Track, start: int, seed: int | None) -> dict[str, Any]:
+        window = self.mel.window_samples
+        rng = None if seed is None else np.random.default_rng(seed)
+        if start >= track.samples:  # only where this track replaces a longer one
+            start %= track.samples // window * window
+        if self.shift:
+            moved = start + (0 if rng is None else int(rng.integers(-(window // 2), window // 2, endpoint=True)))
+            start = min(max(moved, 0), track.samples - window)
+        stems = torch.cat(
+            [
+                read_window(file, start, window, self.mel.sample_rate, mono=True, expected_samples=info.samples)
+                for file, info in zip(track.files, track.infos, strict=True)
+            ]
+        ).clamp_(-1.0, 1.0)
+        if self.masking and rng is not None:
+            stems[rng.permutation(len(self.stems))[: rng.integers(0, len(self.stems))]] = 0.0
+        return {
+            "stems": stems,
+            "mixture": mix(stems),
+            "name": f"{track.name}_from_{self._second(start)}",
+            "valid_samples": min(window, track.samples - start),
+        }
+
+    def _second(self, start: int) -> str:
+        """Start of a window as it stands in the item's name; windows under a second need milliseconds to differ."""
+        if self.mel.window_seconds >= 1:
+            return str(start // self.mel.sample_rate)
+        milliseconds = start * 1000 // self.mel.sample_rate
+        return f"{milliseconds // 1000}_{milliseconds % 1000:03d}"
+
+
+def mix(stems: Tensor) -> Tensor:
+    """The mixture that belongs to stems: (..., S, N) -> (..., N) = clip(sum, -1, 1)."""
+    return stems.sum(dim=-2).clamp_(-1.0, 1.0)
+
+
+def _track_folders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; expected a folder of tracks, each a folder with one file a stem")
+    tracks = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not tracks:
+        raise DataError(f"{folder}: holds no tracks; expected sub-folders, each with one audio file a stem")
+    return tracks
+
+
+def _unique_names(found: list[tuple[int, Path]]) -> list[str]:
+    """Track names; those that several folders have get the number of their folder behind them."""
+    counts = Counter(track.name for _, track in found)
+    taken = {name for name, count in counts.items() if count == 1}
+    names = []
+    for number, track in found:
+        name = track.name
+        while counts[track.name] > 1 and (name == track.name or name in taken):
+            name = f"{name}-{number}"
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def _describe(file: Path, info: AudioInfo) -> str:
+    return f"{file.name} {info.samples} samples at {info.sample_rate} hz ({info.seconds:.3f} s)"
