@@ -1,0 +1,228 @@
+"""What the VAE's and the vocoder's training share: two optimisers, counting, learning rates, checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from latent_diffusion.errors import CheckpointError, ConfigError
+from latent_diffusion.first_stage.mel import SILENCE, LogMel
+from latent_diffusion.first_stage.training.segments import (
+    cut,
+    draw_segments,
+    rate_factor,
+    segment_weights,
+    step_generator,
+)
+from latent_diffusion.settings import MelSettings
+
+SCHEDULES = ("constant", "exponential", "cosine")
+FADING = 1.0  # nepers above the log-mel of digital silence from which a bin counts as sound
+
+
+@dataclass(frozen=True)
+class SegmentSettings:
+    """Which pieces of a batch's windows a training step works on."""
+
+    frames: int  # length in mel frames; 0: whole windows, every one of the batch
+    per_step: int  # how many a step; 0: as many as the batch has waveforms
+    silence_db: float  # dB relative to full scale; segments of a lower mean level count as silent
+    silence_weight: float  # how likely a silent segment is drawn, against 1 for an audible one
+
+    def __post_init__(self) -> None:
+        for name in ("frames", "per_step", "silence_weight"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"segments {name}: found {getattr(self, name)}, expected 0 or more")
+
+
+@dataclass(frozen=True)
+class OptimiserSettings:
+    """How both optimisers step."""
+
+    base_learning_rate: float
+    disc_learning_rate: float | None  # the discriminator's; None: the same
+    betas: tuple[float, float]  # AdamW's
+    lr_schedule: str  # constant, exponential or cosine
+    lr_warmup_steps: int
+    lr_decay_steps: int  # see `rate_factor`
+    lr_final: float  # share of the base rate reached at lr_decay_steps
+    gradient_clip: float  # largest gradient norm of each of the two networks; 0: no clipping
+
+    def __post_init__(self) -> None:
+        if self.lr_schedule not in SCHEDULES:
+            raise ConfigError(f"lr_schedule: found {self.lr_schedule!r}, expected one of {', '.join(SCHEDULES)}")
+        if self.lr_schedule != "constant" and self.lr_decay_steps < 1:
+            raise ConfigError(
+                f"lr_decay_steps: found {self.lr_decay_steps}, expected 1 or more with {self.lr_schedule}"
+            )
+
+
+class AdversarialTraining(pl.LightningModule):
+    """Base of both trainings.
+
+    Steps are counted by `train_step`, one a batch, kept in the checkpoint. The discriminator's optimiser steps past
+    Lightning's counter, which would otherwise count two for every batch once it has started: `trainer.global_step`,
+    `max_steps` and `every_n_train_steps` mean batches here, as they do in every other training.
+
+    Every random number derives from (seed, train_step, rank), never from torch's global generator (but for dropout,
+    0 by default): a run that was killed and resumed goes on as if it had not been.
+
+    On several devices use a strategy with `find_unused_parameters`: each of the two losses leaves the other network
+    out. Runs in 32 bit or bf16-mixed.
+
+    Subclasses set `kind`, hold their loss in `self.loss` (with a `discriminator`), and write `training_step`.
+    """
+
+    kind: str
+
+    def __init__(
+        self, mel: MelSettings, loss: nn.Module, optimiser: OptimiserSettings, segments: SegmentSettings, seed: int
+    ):
+        super().__init__()
+        self.automatic_optimization = False
+        if segments.frames > mel.frames:
+            raise ConfigError(
+                f"segment_frames: found {segments.frames}, expected at most the {mel.frames} frames of a window"
+            )
+        self.mel_settings = mel
+        self.log_mel = LogMel(mel)
+        self.loss = loss
+        self.optimiser_settings = optimiser
+        self.segments = segments
+        self.seed = seed
+        self.train_step = 0
+
+    # What subclasses define
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the network that is wanted in the end."""
+        raise NotImplementedError
+
+    def settings_dict(self) -> dict[str, Any]:
+        """Nested plain values from which the network can be built again."""
+        raise NotImplementedError
+
+    # Optimisation
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """AdamW for the network and AdamW for its discriminator, in this order."""
+        o = self.optimiser_settings
+        discriminator = self.loss.discriminator.parameters()
+        return [
+            torch.optim.AdamW(self.trained_parameters(), lr=o.base_learning_rate, betas=o.betas),
+            torch.optim.AdamW(discriminator, lr=o.disc_learning_rate or o.base_learning_rate, betas=o.betas),
+        ]
+
+    def on_fit_start(self) -> None:
+        """Refuse the one precision that manual optimisation with clipping cannot do right."""
+        if str(self.trainer.precision).startswith("16"):
+            raise ConfigError(f"trainer precision: found {self.trainer.precision}, expected 32 or bf16-mixed here")
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether the discriminator takes part in the present step."""
+        return 0 <= self.loss.settings.disc_start <= self.train_step
+
+    def generator_of_step(self) -> Generator:
+        """The source of everything random in the present step."""
+        return step_generator(self.seed, self.train_step, self.global_rank)
+
+    def optimise(self, index: int, loss: Tensor) -> Tensor:
+        """Backward pass and step of one of the two optimisers.
+
+        Args:
+            index: 0 for the network, 1 for the discriminator.
+            loss: scalar.
+
+        Returns:
+            Norm of the gradient before clipping, detached.
+        """
+        o = self.optimiser_settings
+        optimiser = self.optimizers()[index]
+        base = (o.disc_learning_rate or o.base_learning_rate) if index else o.base_learning_rate
+        # Set from the step, not by a stateful scheduler: nothing to lose when the run is killed.
+        factor = rate_factor(o.lr_schedule, self.train_step, o.lr_warmup_steps, o.lr_decay_steps, o.lr_final)
+        for group in optimiser.param_groups:
+            group["lr"] = base * factor
+        self.manual_backward(loss)
+        parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, o.gradient_clip if o.gradient_clip > 0 else float("inf"))
+        if index == 0:
+            optimiser.step()
+        else:  # the same step through the strategy, past the counter that `trainer.global_step` reads
+            self.trainer.strategy.optimizer_step(optimiser.optimizer, closure=lambda: None, model=self)
+        optimiser.zero_grad()
+        return norm.detach()
+
+    def draw(self, waveforms: Tensor, generator: Generator) -> tuple[Tensor, Tensor] | None:
+        """Segments of waveforms (P, N) for this step: rows and start frames, or None for all of every waveform."""
+        s, hop = self.segments, self.mel_settings.hop_length
+        if s.frames == 0:
+            return None
+        weights = segment_weights(waveforms, hop, s.frames, s.silence_db, s.silence_weight)
+        return draw_segments(weights, s.per_step or len(waveforms), generator)
+
+    def cut_frames(self, log_mel: Tensor, items: Tensor, starts: Tensor) -> Tensor:
+        """The drawn segments (K, frames, M) of log-mels (P, T, M)."""
+        return cut(log_mel, items, starts, self.segments.frames)
+
+    def cut_samples(self, waveforms: Tensor, items: Tensor, starts: Tensor) -> Tensor:
+        """The drawn segments (K, frames * hop) of waveforms (P, N)."""
+        hop = self.mel_settings.hop_length
+        return cut(waveforms, items, starts * hop, self.segments.frames * hop)
+
+    def log_mel_of(self, waveforms: Tensor) -> Tensor:
+        """Log-mels (..., N // hop_length, M) of waveforms (..., N), without the extra frame that centring adds."""
+        return self.log_mel(waveforms)[..., : waveforms.shape[-1] // self.mel_settings.hop_length, :]
+
+    # Logging
+
+    def log_parts(self, stage: str, parts: dict[str, Tensor], batch_size: int) -> None:
+        """Log every part as `<stage>/<name>`, averaged over devices in validation."""
+        for name, value in parts.items():
+            shown = stage == "train" and name == "loss"
+            self.log(f"{stage}/{name}", value, batch_size=batch_size, sync_dist=stage == "val", prog_bar=shown)
+
+    def log_distances(self, target: Tensor, estimate: Tensor) -> None:
+        """Log how far apart log-mels (..., T, M) are, as val/log_mel_mse, val/log_mel_l1 and val/log_mel_l1_audible.
+
+        The last is over the frames in which the target has any sound: stems are silent for much of a song, and
+        silence is easy. Every audible frame of the validation set has the same weight in it; without any it is nan.
+        """
+        distances = {"log_mel_mse": F.mse_loss(estimate, target), "log_mel_l1": F.l1_loss(estimate, target)}
+        self.log_parts("val", distances, target.shape[:-2].numel())
+        audible = target.amax(-1) > SILENCE + FADING
+        count = int(audible.sum())
+        distance = F.l1_loss(estimate[audible], target[audible]) if count else target.new_zeros(())
+        self.log_parts("val", {"log_mel_l1_audible": distance}, count)
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what a loader needs to build the network, in plain types, and the step count."""
+        checkpoint["msgld"] = {"kind": self.kind, "settings": self.settings_dict(), "train_step": self.train_step}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the step count.
+
+        Raises:
+            CheckpointError: a checkpoint of another kind, or of a network of other settings.
+        """
+        found = checkpoint.get("msgld")
+        if not isinstance(found, dict) or found.get("kind") != self.kind:
+            kind = found.get("kind") if isinstance(found, dict) else "no first-stage training"
+            raise CheckpointError(f"checkpoint: found {kind}, expected the training state of the {self.kind}")
+        for part, expected in self.settings_dict().items():
+            stored = found["settings"].get(part, {})
+            for key, value in expected.items():
+                if stored.get(key) != value:
+                    raise CheckpointError(
+                        f"checkpoint: {part} {key} is {stored.get(key)}, the configuration says {value}; "
+                        "make them equal or train from the start"
+                    )
+        self.train_step = int(found["train_step"])

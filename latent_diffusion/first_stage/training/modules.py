@@ -1,0 +1,346 @@
+"""The two LightningModules that train a first stage on anyone's own sounds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from latent_diffusion.errors import ConfigError
+from latent_diffusion.first_stage.autoencoder import AutoencoderKL, DiagonalGaussian
+from latent_diffusion.first_stage.training.base import AdversarialTraining, OptimiserSettings, SegmentSettings
+from latent_diffusion.first_stage.training.discriminators import PatchDiscriminator
+from latent_diffusion.first_stage.training.losses import (
+    AutoencoderLoss,
+    AutoencoderLossSettings,
+    VocoderLoss,
+    VocoderLossSettings,
+)
+from latent_diffusion.first_stage.training.segments import step_generator
+from latent_diffusion.first_stage.vocoder import HiFiGAN
+from latent_diffusion.noise import NoiseSource
+from latent_diffusion.settings import AutoencoderSettings, MelSettings, VocoderSettings
+
+VALIDATION_BATCH = 8  # whole windows through the VAE at once; a data batch times its stems is many
+
+
+class AutoencoderTraining(AdversarialTraining):
+    """Trains the VAE on the stems and, as it has to encode them too, their mixtures.
+
+    `state_dict()` has the layout of the published vae-ckpt: encoder.*, decoder.*, quant_conv.*, post_quant_conv.*
+    and loss.discriminator.*.
+
+    Args:
+        settings: the VAE.
+        mel: the front end.
+        loss: the objective.
+        base_learning_rate, disc_learning_rate: of AdamW; None for the discriminator means the same.
+        betas: of AdamW.
+        lr_schedule: constant, exponential or cosine; see `rate_factor`.
+        lr_warmup_steps, lr_decay_steps, lr_final: of the schedule.
+        gradient_clip: largest gradient norm of each network; 0 for no clipping.
+        segment_frames: train on random pieces of this many mel frames, which is cheaper; 0 for whole windows.
+        segments_per_step: how many pieces a step; 0 for as many as the batch has stems and mixtures.
+        silence_db, silence_weight: pieces below this level (dB relative to full scale) are drawn this often, against
+            1 for others. Has an effect with segment_frames only.
+        seed: of everything random in training.
+    """
+
+    kind = "autoencoder"
+
+    def __init__(
+        self,
+        settings: AutoencoderSettings | None = None,
+        mel: MelSettings | None = None,
+        loss: AutoencoderLossSettings | None = None,
+        *,
+        base_learning_rate: float = 1e-4,
+        disc_learning_rate: float | None = None,
+        betas: tuple[float, float] = (0.5, 0.9),
+        lr_schedule: str = "constant",
+        lr_warmup_steps: int = 0,
+        lr_decay_steps: int = 100_000,
+        lr_final: float = 0.1,
+        gradient_clip: float = 0.0,
+        segment_frames: int = 0,
+        segments_per_step: int = 0,
+        silence_db: float = -60.0,
+        silence_weight: float = 1.0,
+        seed: int = 0,
+    ):
+        settings, mel, loss = settings or AutoencoderSettings(), mel or MelSettings(), loss or AutoencoderLossSettings()
+        super().__init__(
+            mel,
+            AutoencoderLoss(loss),
+            OptimiserSettings(
+                base_learning_rate=base_learning_rate,
+                disc_learning_rate=disc_learning_rate,
+                betas=tuple(betas),
+                lr_schedule=lr_schedule,
+                lr_warmup_steps=lr_warmup_steps,
+                lr_decay_steps=lr_decay_steps,
+                lr_final=lr_final,
+                gradient_clip=gradient_clip,
+            ),
+            SegmentSettings(segment_frames, segments_per_step, silence_db, silence_weight),
+            seed,
+        )
+        frames = segment_frames or mel.frames
+        for name, size in (("frames of a window or segment", frames), ("mel bins", mel.n_mels)):
+            if size % settings.reduction:
+                raise ConfigError(
+                    f"{name}: {size} is not a multiple of the autoencoder's reduction {settings.reduction}"
+                )
+            smallest = PatchDiscriminator.smallest_input(loss.disc_layers)
+            if loss.disc_start >= 0 and size < smallest:
+                raise ConfigError(
+                    f"{name}: found {size}, expected at least {smallest} for a discriminator of {loss.disc_layers} "
+                    "layers; lower disc_layers"
+                )
+        self.settings = settings
+        autoencoder = AutoencoderKL(settings)
+        for name, child in autoencoder.named_children():
+            self.add_module(name, child)
+        # In a tuple, out of nn.Module's sight: its parts stand at the top level already and must not be listed twice.
+        self._autoencoder = (autoencoder,)
+
+    @property
+    def autoencoder(self) -> AutoencoderKL:
+        """The VAE in training; its parts are this module's own children."""
+        return self._autoencoder[0]
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """Encoder, decoder and the two 1x1 convolutions between them."""
+        return list(self.autoencoder.parameters())
+
+    def settings_dict(self) -> dict[str, Any]:
+        """{"autoencoder": ..., "mel": ...}."""
+        return {"autoencoder": asdict(self.settings), "mel": asdict(self.mel_settings)}
+
+    def forward(self, log_mel: Tensor, noise: NoiseSource = None) -> tuple[Tensor, DiagonalGaussian, Tensor]:
+        """Reconstruct log-mels.
+
+        Args:
+            log_mel: (B, 1, T, M).
+            noise: source of the posterior sample.
+
+        Returns:
+            The reconstruction (B, 1, T, M), the posterior and its sample, both (B, C, T/r, M/r).
+        """
+        posterior = self.autoencoder.encode(log_mel)
+        z = posterior.sample(noise)
+        return self.autoencoder.decode(z), posterior, z
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """One step of VAE and, from `disc_start` on, discriminator.
+
+        Args:
+            batch: stems (B, S, N) and mixture (B, N).
+            batch_idx: unused; everything derives from `train_step`.
+        """
+        generator = self.generator_of_step()
+        waveforms = stems_and_mixture(batch).flatten(0, 1)
+        with torch.no_grad():
+            log_mel = self.log_mel_of(waveforms)
+        drawn = self.draw(waveforms, generator)
+        target = (log_mel if drawn is None else self.cut_frames(log_mel, *drawn))[:, None]
+        optimiser, disc_optimiser = self.optimizers()
+
+        self.toggle_optimizer(optimiser)
+        estimate, posterior, _ = self(target, generator)
+        last_layer = self.autoencoder.decoder.conv_out.weight
+        loss, parts = self.loss.generator(target, estimate, posterior, last_layer, self.adversarial)
+        parts["gradient_norm"] = self.optimise(0, loss)
+        self.untoggle_optimizer(optimiser)
+
+        if self.adversarial:
+            self.toggle_optimizer(disc_optimiser)
+            disc_loss = self.loss.discriminate(target, estimate)
+            self.optimise(1, disc_loss)
+            self.untoggle_optimizer(disc_optimiser)
+            parts["discriminator"] = disc_loss.detach()
+        self.log_parts("train", {"loss": loss.detach()} | parts, len(target))
+        self.train_step += 1
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Reconstruct whole windows, from a posterior sample as in use, with the same noise at every validation.
+
+        Args:
+            batch: stems (B, S, N), mixture (B, N), name.
+            batch_idx: gives the noise its seed.
+
+        Returns:
+            {"name": B names, "log_mels": {"target", "estimate"}, "waveforms": {}}; log-mels (B, S + 1, T, M) on the
+            CPU, the mixture last. Nothing is vocoded.
+        """
+        target = self.log_mel_of(stems_and_mixture(batch))
+        noise = step_generator(self.seed, batch_idx, self.global_rank)
+        parts = target.flatten(0, 1)[:, None].split(VALIDATION_BATCH)
+        estimates, posteriors, latents = zip(*(self(part, noise) for part in parts), strict=True)
+        estimate = torch.cat(estimates).float().reshape(target.shape)
+        z = torch.cat(latents).float()
+        spread = {f"latent_std_{channel}": value for channel, value in enumerate(z.std(dim=(0, 2, 3)))}
+        kl = torch.cat([posterior.kl() for posterior in posteriors]).mean()
+        self.log_distances(target, estimate)
+        self.log_parts("val", {"kl": kl, "latent_std": z.std()} | spread, len(z))
+        return {
+            "name": batch["name"],
+            "log_mels": {"target": target.cpu(), "estimate": estimate.cpu()},
+            "waveforms": {},
+        }
+
+
+class VocoderTraining(AdversarialTraining):
+    """Trains the HiFi-GAN generator on short random segments of the stems.
+
+    Segments are drawn from all places of all stems in the batch. Silent ones teach a vocoder little, yet it must
+    know silence: they are drawn with `silence_weight` against 1.
+
+    `state_dict()` has generator.* (with weight norm) and loss.discriminator.*.
+
+    Args:
+        settings: the generator.
+        mel: the front end.
+        loss: the objective.
+        segment_frames: length of a segment in mel frames; 0 for whole windows.
+        segments_per_step: how many segments a step; 0 for as many as the batch has stems.
+        (the others): as in `AutoencoderTraining`.
+    """
+
+    kind = "vocoder"
+
+    def __init__(
+        self,
+        settings: VocoderSettings | None = None,
+        mel: MelSettings | None = None,
+        loss: VocoderLossSettings | None = None,
+        *,
+        base_learning_rate: float = 2e-4,
+        disc_learning_rate: float | None = None,
+        betas: tuple[float, float] = (0.8, 0.99),
+        lr_schedule: str = "exponential",
+        lr_warmup_steps: int = 0,
+        lr_decay_steps: int = 100_000,
+        lr_final: float = 0.5,
+        gradient_clip: float = 0.0,
+        segment_frames: int = 64,
+        segments_per_step: int = 0,
+        silence_db: float = -60.0,
+        silence_weight: float = 0.05,
+        seed: int = 0,
+    ):
+        settings, mel, loss = settings or VocoderSettings(), mel or MelSettings(), loss or VocoderLossSettings()
+        super().__init__(
+            mel,
+            VocoderLoss(loss, mel),
+            OptimiserSettings(
+                base_learning_rate=base_learning_rate,
+                disc_learning_rate=disc_learning_rate,
+                betas=tuple(betas),
+                lr_schedule=lr_schedule,
+                lr_warmup_steps=lr_warmup_steps,
+                lr_decay_steps=lr_decay_steps,
+                lr_final=lr_final,
+                gradient_clip=gradient_clip,
+            ),
+            SegmentSettings(segment_frames, segments_per_step, silence_db, silence_weight),
+            seed,
+        )
+        samples = (segment_frames or mel.frames) * mel.hop_length
+        needed = max([mel.n_fft, *(loss.stft_ffts if loss.stft_weight > 0 else ())]) // 2 + 1
+        if samples < needed:
+            raise ConfigError(
+                f"segment_frames: found {segment_frames} ({samples} samples), expected at least "
+                f"{-(-needed // mel.hop_length)} for the FFTs of the loss"
+            )
+        if settings.num_mels != mel.n_mels:
+            raise ConfigError(f"vocoder num_mels: found {settings.num_mels}, expected the {mel.n_mels} mel bins")
+        factor = int(torch.tensor(settings.upsample_rates).prod())
+        if factor != mel.hop_length:
+            raise ConfigError(
+                f"vocoder upsample_rates: their product is {factor}, expected the hop_length {mel.hop_length}"
+            )
+        self.settings = settings
+        self.generator = HiFiGAN(settings)
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """The generator's."""
+        return list(self.generator.parameters())
+
+    def settings_dict(self) -> dict[str, Any]:
+        """{"vocoder": ..., "mel": ...}."""
+        return {"vocoder": asdict(self.settings), "mel": asdict(self.mel_settings)}
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        """Vocode log-mels (B, T, M): waveforms (B, 1, T * hop_length), the few extra samples cut off."""
+        samples = log_mel.shape[1] * self.mel_settings.hop_length
+        return self.generator(log_mel.transpose(1, 2).contiguous())[..., :samples].float()
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """One step of generator and, from `disc_start` on, discriminators.
+
+        Args:
+            batch: stems (B, S, N); the mixture is not used.
+            batch_idx: unused; everything derives from `train_step`.
+        """
+        waveforms = batch["stems"].flatten(0, 1)[:, : self.mel_settings.window_samples]
+        drawn = self.draw(waveforms, self.generator_of_step())
+        with torch.no_grad():
+            # Log-mels of whole windows, then cut: a segment's first and last frames see what surrounds them, as in use.
+            if drawn is None:
+                log_mel, real = self.log_mel_of(waveforms), waveforms
+            else:
+                items, starts = drawn
+                rows, position = items.unique(return_inverse=True)
+                log_mel = self.cut_frames(self.log_mel_of(waveforms[rows.to(waveforms.device)]), position, starts)
+                real = self.cut_samples(waveforms, items, starts)
+        real = real[:, None]
+        fake = self(log_mel)
+        optimiser, disc_optimiser = self.optimizers()
+        parts: dict[str, Tensor] = {}
+
+        if self.adversarial:
+            self.toggle_optimizer(disc_optimiser)
+            disc_loss = self.loss.discriminate(real, fake)
+            self.optimise(1, disc_loss)
+            self.untoggle_optimizer(disc_optimiser)
+            parts["discriminator"] = disc_loss.detach()
+
+        self.toggle_optimizer(optimiser)
+        loss, generator_parts = self.loss.generator(real, fake, self.adversarial)
+        parts |= {"loss": loss.detach()} | generator_parts
+        parts["gradient_norm"] = self.optimise(0, loss)
+        self.untoggle_optimizer(optimiser)
+        self.log_parts("train", parts, len(real))
+        self.train_step += 1
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Copy synthesis: every stem's whole window to log-mel and back.
+
+        Args:
+            batch: stems (B, S, N), mixture (B, N), name.
+            batch_idx: unused.
+
+        Returns:
+            {"name": B names, "log_mels": {"target", "estimate"}, "waveforms": {"target", "estimate"}}, on the CPU:
+            log-mels (B, S, T, M), waveforms (B, S, N).
+        """
+        stems = batch["stems"][..., : self.mel_settings.window_samples]
+        target = self.log_mel_of(stems)
+        # One at a time: a whole window through the wide last layers is large.
+        vocoded = [self(item[None])[0, 0] for item in target.flatten(0, 1)]
+        waveforms = torch.stack(vocoded).reshape(stems.shape)
+        estimate = self.log_mel_of(waveforms)
+        self.log_distances(target, estimate)
+        return {
+            "name": batch["name"],
+            "log_mels": {"target": target.cpu(), "estimate": estimate.cpu()},
+            "waveforms": {"target": stems.float().cpu(), "estimate": waveforms.cpu()},
+        }
+
+
+def stems_and_mixture(batch: dict[str, Any]) -> Tensor:
+    """All waveforms of a batch, (B, S + 1, N): the stems, then the mixture."""
+    return torch.cat([batch["stems"], batch["mixture"][:, None]], dim=1)
