@@ -200,6 +200,17 @@ def fuse_weight_norm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return fused
 
 
+def split_weight_norm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Inverse of `fuse_weight_norm`: every `weight` as a pair whose `weight_g` is the norm of `weight_v`."""
+    split = {key: value for key, value in state.items() if not key.endswith("weight")}
+    for key, weight in state.items():
+        if key.endswith("weight"):
+            dims = tuple(range(1, weight.dim()))
+            split[f"{key}_g"] = torch.linalg.vector_norm(weight.float(), dim=dims, keepdim=True)
+            split[f"{key}_v"] = weight
+    return split
+
+
 def load_autoencoder(module: nn.Module, path: str | Path) -> None:
     """Weights of the VAE part of a `FirstStage` (or of an `AutoencoderKL`) from a VAE or MSG-LD checkpoint.
 
@@ -230,6 +241,19 @@ def load_vocoder(vocoder: nn.Module, path: str | Path) -> None:
         state = strip_prefix(weights.tensors, FIRST_STAGE_PREFIX + "vocoder.")
     else:
         state = fuse_weight_norm(expect_kind(weights, "vocoder", "the vocoder").tensors)
+    fit_state(vocoder, state, weights.path, "vocoder")
+
+
+def load_normed_vocoder(vocoder: nn.Module, path: str | Path) -> None:
+    """Weights of a `HiFiGAN` with weight norm, in training, from a HiFi-GAN checkpoint with or without it.
+
+    Raises:
+        CheckpointError: see `read_weights` and `fit_state`.
+    """
+    weights = expect_kind(read_weights(path), "vocoder", "the vocoder")
+    state = weights.tensors
+    if not any(key.endswith("weight_g") for key in state):
+        state = split_weight_norm(state)
     fit_state(vocoder, state, weights.path, "vocoder")
 
 

@@ -232,7 +232,6 @@ class MusicLDM(pl.LightningModule):
         logged = {f"train/{name}": value.detach() for name, value in losses.items()}
         self.log_dict(logged, prog_bar=False, batch_size=size)
         self.log("loss", losses["loss_simple"].detach(), prog_bar=True, logger=False, batch_size=size)
-        self.log("global_step", float(self.global_step), logger=False, batch_size=size)
         return losses["loss"]
 
     def losses(self, batch: Mapping[str, Any], generator: Generator, drop: float) -> dict[str, Tensor]:

@@ -109,10 +109,9 @@ class NoiseSchedule(nn.Module):
 
     def lvlb_weights(self) -> Tensor:
         """Weights that turn per-step noise errors into the variational bound, (timesteps,); entry 0 repeats entry 1."""
-        betas = self._betas
-        abar = np.cumprod(1.0 - betas)
-        variance = betas * (1.0 - np.append(1.0, abar[:-1])) / (1.0 - abar)
-        with np.errstate(divide="ignore"):
-            weights = betas**2 / (2 * variance * (1.0 - betas) * (1.0 - abar))
+        tables = self.published_buffers()
+        betas, abar, variance = tables["betas"], tables["alphas_cumprod"], tables["posterior_variance"]
+        alphas = torch.tensor(1.0 - self._betas, dtype=torch.float32)
+        weights = betas**2 / (2 * variance * alphas * (1.0 - abar))  # in float32, as published
         weights[0] = weights[1]
-        return torch.tensor(weights, dtype=torch.float32)
+        return weights
