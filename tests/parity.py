@@ -25,7 +25,7 @@ from latent_diffusion.ema import EMA
 from latent_diffusion.first_stage import AutoencoderKL, DiagonalGaussian, HiFiGAN, LogMel
 from latent_diffusion.musicldm import MusicLDM, TrainingSettings
 from latent_diffusion.pipeline import MultiTrackPipeline, mix
-from latent_diffusion.settings import AutoencoderSettings, MelSettings, ModelSettings, UNetSettings, VocoderSettings
+from latent_diffusion.settings import AutoencoderSettings, ModelSettings, UNetSettings, VocoderSettings
 from latent_diffusion.unet import UNet3d
 
 FIXTURES = Path(__file__).parent / "fixtures" / "parity"
@@ -103,11 +103,11 @@ def check_mel() -> Iterator[Row]:
 
 def check_vae() -> Iterator[Row]:
     """Autoencoder with stored and with recipe weights, and its posterior."""
-    f = load("vae_small_io.npz")
     vae = AutoencoderKL(AutoencoderSettings(ch=32, ch_mult=(1, 2, 1), num_res_blocks=1)).eval()
     vae.load_state_dict({k: v.float() for k, v in load_file(FIXTURES / "vae_small.safetensors").items()})
     topology = with_recipe(AutoencoderKL(AutoencoderSettings(ch=32, ch_mult=(1, 2, 4))), 1090)
-    for name, module, f in (("vae_small", vae, f), ("vae_topology", topology, load("vae_topology_io.npz"))):
+    for name, module in (("vae_small", vae), ("vae_topology", topology)):
+        f = load(f"{name}_io.npz")
         posterior = module.encode(f["x"])
         yield f"{name}.encoder", difference(module.encoder(f["x"]), f["encoder_out"]), VAE
         yield f"{name}.mean", difference(posterior.mean, f["mean"]), VAE

@@ -33,7 +33,7 @@ def find_checkpoint(path: str, key: str) -> Path:
     """The weights file that a configuration's value means.
 
     Args:
-        path: a file; a run folder, meaning its `checkpoints/last.ckpt`; or a pattern with `*`, meaning the newest match.
+        path: a file; a run folder, meaning its `checkpoints/last.ckpt`; or a pattern with `*`: the newest match.
         key: the configuration's key, for the error.
 
     Raises:
@@ -152,7 +152,7 @@ def first_stage_files(config: Config) -> tuple[Path, Path]:
     """VAE and vocoder weights of an MSG-LD configuration.
 
     Raises:
-        ConfigError: one of them is not named. The vocoder may be left out where the published file lies beside the VAE's.
+        ConfigError: one of them is not named (the vocoder may be, where the published file lies beside the VAE's).
         CheckpointError: one of them does not exist.
     """
     where = "model.params.first_stage_config.params"
@@ -168,7 +168,7 @@ def first_stage_files(config: Config) -> tuple[Path, Path]:
     beside = vae.with_name(PUBLISHED_VOCODER)
     if not beside.is_file():
         raise ConfigError(
-            f"{config.path}: {where}.vocoder_config.ckpt_path: found nothing, and no {PUBLISHED_VOCODER} beside the VAE's "
-            "file, expected the weights of a trained vocoder"
+            f"{config.path}: {where}.vocoder_config.ckpt_path: found nothing, and no {PUBLISHED_VOCODER} beside "
+            "the VAE's file, expected the weights of a trained vocoder"
         )
     return vae, beside

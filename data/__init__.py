@@ -1,0 +1,1 @@
+"""Making datasets of aligned stems: composed music, MIDI files."""

@@ -1,0 +1,180 @@
+"""Renders a folder of MIDI files to a dataset: python -m data.render_midi --midi DIR --out DIR --split train."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import pretty_midi
+
+from data.building import Job, build_split, positive, print_summary, run_command, split_name, track_name
+from data.rendering import MIXTURE_PEAK, STEMS, limit_peak, render_stems, to_pcm, write_track
+from data.report import describe_stems
+from latent_diffusion.errors import DataError
+
+_SUFFIXES = (".mid", ".midi")
+_LONGEST_SECONDS = 1800.0
+_PROGRAMS = {"piano": range(0, 8), "guitar": range(24, 32), "bass": range(32, 40)}
+
+
+def stem_of(instrument: pretty_midi.Instrument) -> str | None:
+    """The class of an instrument (drum channel, or General MIDI program), or None: not part of the dataset."""
+    if instrument.is_drum:
+        return "drums"
+    return next((stem for stem, programs in _PROGRAMS.items() if instrument.program in programs), None)
+
+
+def read_stems(file: Path) -> tuple[dict[str, list[pretty_midi.Instrument]], float, int]:
+    """Sorts the instruments of a MIDI file into stems.
+
+    Args:
+        file: the MIDI file.
+
+    Returns:
+        Instruments by stem, the end of their last note in seconds, and the number of instruments dropped.
+
+    Raises:
+        DataError: the file cannot be read, has no instrument of the four classes, or is too long.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about tempo events on other tracks than the first; they are used anyway
+            midi = pretty_midi.PrettyMIDI(str(file))
+    except Exception as error:  # mido raises whatever a corrupt byte leads to
+        reason = " ".join(f"{type(error).__name__} {error}".split())
+        raise DataError(f"{file}: cannot be read as MIDI ({reason}); expected a standard MIDI file") from error
+    stems: dict[str, list[pretty_midi.Instrument]] = {stem: [] for stem in STEMS}
+    dropped = 0
+    for instrument in midi.instruments:
+        stem = stem_of(instrument)
+        if stem is None:
+            dropped += 1
+        elif instrument.notes:
+            stems[stem].append(instrument)
+    notes = [note for instruments in stems.values() for instrument in instruments for note in instrument.notes]
+    if not notes:
+        raise DataError(
+            f"{file}: found no notes for bass, drums, guitar or piano ({dropped} other instruments); expected the drum"
+            " channel or General MIDI programs 0-7, 24-31, 32-39"
+        )
+    end = max(note.end for note in notes)
+    if end > _LONGEST_SECONDS:
+        raise DataError(f"{file}: lasts {end:.0f} s; expected at most {_LONGEST_SECONDS:.0f} s; cut it")
+    return stems, end, dropped
+
+
+def make_track(job: Job) -> dict:
+    """Renders one MIDI file and writes its track.
+
+    Args:
+        job: recipe with `midi` (path of the file) and `min_stems`.
+
+    Returns:
+        The track's metadata and statistics.
+
+    Raises:
+        DataError: the file is of no use, see `read_stems`, or has fewer classes than wanted.
+    """
+    file = Path(job.recipe["midi"])
+    instruments, end, dropped = read_stems(file)
+    present = [stem for stem in STEMS if instruments[stem]]
+    if len(present) < job.recipe["min_stems"]:
+        raise DataError(
+            f"{file}: has only {', '.join(present)}; expected {job.recipe['min_stems']} classes (--min-stems)"
+        )
+    for stem in present:
+        for instrument in instruments[stem]:  # whatever comes after the last note would only lengthen the file
+            for events in (instrument.control_changes, instrument.pitch_bends):
+                events[:] = [event for event in events if event.time <= end]
+    try:
+        sounds = render_stems(instruments, end)
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from error
+    stems = {stem: to_pcm(sound) for stem, sound in limit_peak(sounds, MIXTURE_PEAK).items()}
+    metadata = {
+        "recipe": job.recipe,
+        "programs": {stem: sorted({int(i.program) for i in instruments[stem]}) for stem in STEMS},
+        "instruments_dropped": dropped,
+        **describe_stems(stems, {stem: sum(len(i.notes) for i in instruments[stem]) for stem in STEMS}),
+    }
+    if metadata["mixture_peak"] == 0.0:
+        raise DataError(f"{file}: is silent when rendered; expected notes that sound")
+    write_track(job.folder, stems, metadata, None)
+    return metadata
+
+
+def find_midi(folder: Path) -> list[Path]:
+    """All MIDI files below a folder, sorted.
+
+    Raises:
+        DataError: no such folder, or none in it.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; expected a folder of MIDI files; check --midi")
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
+    if not files:
+        raise DataError(f"{folder}: found no .mid or .midi file, at any depth; check --midi")
+    return files
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data.render_midi",
+        description="Renders a folder of MIDI files to DIR/SPLIT/TrackNNNNN/{bass,drums,guitar,piano}.wav (22 050 Hz,"
+        " mono, 16 bit, stems equally long). Drum channel: drums; General MIDI programs 0-7: piano, 24-31: guitar,"
+        " 32-39: bass; everything else is dropped, and a class that a song lacks is a silent file. A file of no use is"
+        " listed with its reason and left out. Calling again goes on where an interrupted run stopped.",
+        epilog="Example: python -m data.render_midi --midi ~/midi --out data/mine --split train --workers 4",
+    )
+    parser.add_argument(
+        "--midi", type=Path, required=True, metavar="DIR", help="folder of .mid and .midi files, any depth"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="root of the dataset")
+    parser.add_argument("--split", type=split_name, default="train", help="folder of the split (default train)")
+    parser.add_argument(
+        "--min-stems", type=int, choices=(1, 2, 3, 4), default=1, help="leave out songs with fewer classes (default 1)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=positive,
+        default=min(8, os.cpu_count() or 1),
+        metavar="W",
+        help="processes, a file each (default: one a core, at most 8)",
+    )
+    parser.add_argument("--quiet", action="store_true", help="print the summary only")
+    parser.add_argument("--debug", action="store_true", help="tracebacks instead of one-line errors")
+    return parser.parse_args(argv)
+
+
+def _command(arguments: argparse.Namespace) -> int:
+    files = find_midi(arguments.midi)
+    folder = arguments.out / arguments.split
+    jobs = [
+        Job(folder / track_name(number), {"midi": str(file), "min_stems": arguments.min_stems})
+        for number, file in enumerate(files, start=1)
+    ]
+    songs, failures = build_split(folder, jobs, make_track, arguments.workers, arguments.quiet)
+    if not songs:
+        raise DataError(
+            f"{arguments.midi}: none of {len(files)} MIDI files can be used; the first reason: {failures[0].reason}"
+        )
+    print_summary(folder, songs, failures)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point.
+
+    Returns:
+        Exit status: 0, or 2 for an error of the user's.
+    """
+    return run_command(_command, parse_arguments(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
