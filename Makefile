@@ -4,11 +4,10 @@
 #   BASE_PYTHON=python3.11   the interpreter that the environment is made with (3.11 or newer)
 #   PYTHON=python            run with this interpreter as it is (conda, say) instead of making an environment
 #   MSGLD_ENVS=FOLDER        keep the environment in FOLDER, shared by clones with equal lock files; .venv is a link
-#   DEMO=FOLDER              where `make demo` works (default: quickstart)
 #   PYTEST_ARGS='-k mel'     more arguments for pytest
 
 BASE_PYTHON ?= python3
-DEMO ?= quickstart
+DEMO := quickstart
 PYTEST_ARGS ?=
 
 # PYTHON counts only when given to make itself: a stray variable of the shell must not change what is tested.
@@ -20,8 +19,8 @@ ENVIRONMENT := $(BASE_PYTHON) tools/environment.py sync
 endif
 
 # How the demo's music is made, and the steps that follow it: each is config/quickstart/STEP.yaml, in this order.
-DEMO_MUSIC := --tracks 24 --seed 1
-DEMO_STEPS := vae vocoder train separate generate arrange
+DEMO_MUSIC := --tracks 20 --valid-tracks 4 --seed 1 --seconds 40 60
+DEMO_STEPS := vae train separate generate arrange
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test lint lock clean
@@ -33,11 +32,13 @@ env: ## make the virtual environment .venv with the pinned versions (5 GB, about
 	@$(ENVIRONMENT)
 
 demo: env ## compose music, train small models on it, then separate, generate and arrange (10 minutes on 2 cores)
-	$(PYTHON) -m data.synthetic --out $(DEMO)/music $(DEMO_MUSIC)
+	$(PYTHON) -m data.synthetic --out $(DEMO)/music $(DEMO_MUSIC) --quiet
 	set -e; for step in $(DEMO_STEPS); do \
 	  echo "== $$step"; \
 	  $(PYTHON) train_musicldm.py --config config/quickstart/$$step.yaml; \
 	done
+	@echo "== what to listen to (songs that the models were not trained on)"
+	@$(PYTHON) -m utilities.listing $(DEMO)/runs
 
 lint: env ## check the code with ruff: rules and format
 	$(PYTHON) -m ruff check .

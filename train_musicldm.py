@@ -30,6 +30,9 @@ examples
   python train_musicldm.py --config config/quickstart/train.yaml --dry-run
   python train_musicldm.py --config config/quickstart/train.yaml trainer.max_steps=2000 seed=1
   python train_musicldm.py --config config/quickstart/train.yaml trainer.resume=runs/quickstart/<run folder>
+  python train_musicldm.py --inspect last.ckpt
+  python train_musicldm.py --convert last.ckpt --to model.safetensors --weights ema --half
+  python train_musicldm.py --convert model.safetensors --to published_layout.ckpt
 """
 
 
@@ -38,12 +41,35 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", required=True, metavar="FILE", help="YAML configuration")
+    work = parser.add_mutually_exclusive_group(required=True)
+    work.add_argument("--config", metavar="FILE", help="YAML configuration")
+    work.add_argument(
+        "--inspect", metavar="FILE", help="say what a weights file is, and the configuration that fits it"
+    )
+    work.add_argument("--convert", metavar="FILE", help="write a weights file anew, in the format that --to names")
+    parser.add_argument(
+        "--to",
+        metavar="FILE",
+        help="with --convert: NAME.safetensors, this project's format, or NAME.ckpt, the published layout",
+    )
+    parser.add_argument(
+        "--weights",
+        choices=("both", "ema", "raw"),
+        default="both",
+        help="with --convert: keep every tensor (default), or for inference the averaged or the raw U-Net only",
+    )
+    parser.add_argument("--half", action="store_true", help="with --convert: networks in 16 bit, read as 32")
+    parser.add_argument("--force", action="store_true", help="with --convert: write over an existing file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a key of the configuration")
     parser.add_argument("--dry-run", action="store_true", help="check everything, print what would happen, do nothing")
     parser.add_argument("--strict", action="store_true", help="stop where the wanted accelerator is missing")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error, and more log lines")
-    return parser.parse_intermixed_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
+    if bool(options.convert) != bool(options.to):
+        parser.error("--convert FILE and --to FILE belong together")
+    if options.overrides and not options.config:
+        parser.error(f"{options.overrides[0]!r}: key=value needs --config")
+    return options
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,6 +80,12 @@ def main(arguments: list[str] | None = None) -> int:
     for package in ("utilities", "latent_diffusion", "data"):
         logging.getLogger(package).setLevel(level)
     try:
+        if options.inspect or options.convert:
+            from utilities import weights
+
+            chosen = (options.convert, options.to, options.weights, options.half, options.force)
+            print(weights.describe_weights(options.inspect) if options.inspect else weights.convert(*chosen))
+            return 0
         from utilities.config import load_config  # after --help, which should not wait for it
 
         config = load_config(options.config, options.overrides, strict=options.strict)
@@ -62,9 +94,11 @@ def main(arguments: list[str] | None = None) -> int:
 
             print(describe(config))
         else:
+            from utilities.listing import what_to_open
             from utilities.runs import run
 
-            print(f"results: {run(config)}")
+            folder = run(config)
+            print("\n".join([f"run folder: {folder}", *what_to_open(folder)]))
     except MSGLDError as error:
         if options.debug:
             raise

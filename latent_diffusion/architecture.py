@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from latent_diffusion.errors import CheckpointError, ConfigError
 from latent_diffusion.settings import (
     DEFAULT_STEMS,
     AutoencoderSettings,
+    DiffusionSettings,
     MelSettings,
     ModelSettings,
     UNetSettings,
@@ -76,8 +78,11 @@ def infer_autoencoder(state: Mapping[str, Tensor]) -> AutoencoderSettings:
     )
 
 
-def infer_vocoder(state: Mapping[str, Tensor], path: str) -> VocoderSettings:
-    """Settings of a HiFi-GAN from its weights, weight-normed or not; dilations 1-3-5 are assumed.
+def infer_vocoder(state: Mapping[str, Tensor], path: str, like: VocoderSettings | None = None) -> VocoderSettings:
+    """Settings of a HiFi-GAN from its weights, weight-normed or not.
+
+    Upsampling rates and dilations leave no trace. They are taken from `like` where the kernels are the same; otherwise
+    the published rates of these kernels and dilations 1-3-5 (the first of them, where there are fewer) are assumed.
 
     Raises:
         CheckpointError: upsampling kernels whose rates are not known.
@@ -88,24 +93,56 @@ def infer_vocoder(state: Mapping[str, Tensor], path: str) -> VocoderSettings:
 
     ups = _indices(state, r"ups\.(\d+)\.")
     kernels = tuple(weight(f"ups.{i}").shape[2] for i in ups)
-    if kernels not in KNOWN_RATES:
+    rates = dict(KNOWN_RATES)
+    if like is not None:
+        rates[like.upsample_kernel_sizes] = like.upsample_rates
+    if kernels not in rates:
         raise CheckpointError(f"{path}: vocoder with upsampling kernels {kernels}, whose rates the file does not tell")
     per_stage = len(_indices(state, r"resblocks\.(\d+)\.")) // len(ups)
     initial, mels = weight("conv_pre").shape[:2]
+    sizes = tuple(weight(f"resblocks.{j}.convs1.0").shape[2] for j in range(per_stage))
+    counts = [len(_indices(state, rf"resblocks\.{j}\.convs1\.(\d+)\.")) for j in range(per_stage)]
+    dilations = tuple((1, 3, 5, 7, 9, 11)[:count] for count in counts)
+    if like is not None and [len(d) for d in like.resblock_dilation_sizes] == counts:
+        dilations = like.resblock_dilation_sizes
     return VocoderSettings(
         num_mels=mels,
         upsample_initial_channel=initial,
-        upsample_rates=KNOWN_RATES[kernels],
+        upsample_rates=rates[kernels],
         upsample_kernel_sizes=kernels,
-        resblock_kernel_sizes=tuple(weight(f"resblocks.{j}.convs1.0").shape[2] for j in range(per_stage)),
-        resblock_dilation_sizes=((1, 3, 5),) * per_stage,
+        resblock_kernel_sizes=sizes,
+        resblock_dilation_sizes=dilations,
     )
 
 
-def infer_model_settings(tensors: Mapping[str, Tensor], path: str) -> ModelSettings:
+def infer_diffusion(tensors: Mapping[str, Tensor], path: str) -> DiffusionSettings:
+    """The noise schedule that a checkpoint's `betas` describe, to six digits; the published one where there are none.
+
+    The betas' square roots must be spaced evenly, so that the first and the last tell all.
+
+    Raises:
+        CheckpointError: they are not.
+    """
+    betas = tensors.get("betas")
+    if betas is None:
+        return DiffusionSettings()
+    if betas.dim() != 1 or len(betas) < 2 or not betas.is_floating_point() or not bool((betas > 0).all()):
+        raise CheckpointError(f"{path}: 'betas' is no noise schedule (shape {tuple(betas.shape)}, {betas.dtype})")
+    roots = betas.double().sqrt()
+    even = torch.linspace(float(roots[0]), float(roots[-1]), len(roots), dtype=torch.float64)
+    if not torch.allclose(roots, even, rtol=1e-2 if betas.element_size() < 4 else 1e-4):
+        raise CheckpointError(f"{path}: a noise schedule that is not square-root linear, which is not known here")
+    first, last = (float(f"{float(beta):.6g}") for beta in (betas[0], betas[-1]))
+    return DiffusionSettings(timesteps=len(betas), linear_start=first, linear_end=last)
+
+
+def infer_model_settings(
+    tensors: Mapping[str, Tensor], path: str, vocoder: VocoderSettings | None = None
+) -> ModelSettings:
     """Settings of a published MSG-LD checkpoint from all its tensors.
 
     Stem names leave no trace: four stems are taken for the published ones, others are called stem_0, stem_1, ...
+    `vocoder`: see `infer_vocoder`.
 
     Raises:
         CheckpointError: parts are missing or do not go together.
@@ -117,13 +154,15 @@ def infer_model_settings(tensors: Mapping[str, Tensor], path: str) -> ModelSetti
     try:
         unet = infer_unet(part("model.diffusion_model."))
         autoencoder = infer_autoencoder(part("first_stage_model."))
-        vocoder = infer_vocoder(part("first_stage_model.vocoder."), path)
+        vocoder = infer_vocoder(part("first_stage_model.vocoder."), path, vocoder)
+        diffusion = infer_diffusion(tensors, path)
         count = unet.in_channels
         stems = DEFAULT_STEMS if count == len(DEFAULT_STEMS) else tuple(f"stem_{i}" for i in range(count))
-        return ModelSettings(
-            stems=stems, mel=MelSettings(n_mels=vocoder.num_mels), autoencoder=autoencoder, vocoder=vocoder, unet=unet
-        )
+        mel = MelSettings(n_mels=vocoder.num_mels)
+        return ModelSettings(stems, mel, autoencoder, vocoder, unet, diffusion)
     except KeyError as error:
         raise CheckpointError(f"{path}: lacks {error.args[0]!r}; not a complete MSG-LD checkpoint") from None
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from None
+    except (IndexError, ValueError, ArithmeticError) as error:
+        raise CheckpointError(f"{path}: its tensors have shapes that no MSG-LD has ({error})") from None

@@ -16,17 +16,24 @@ from torch import Generator, Tensor, nn
 
 from latent_diffusion.checkpoints import (
     FIRST_STAGE_PREFIX,
-    TRAINING_ONLY,
+    WeightsFile,
+    check_fits,
+    check_state,
     expect_kind,
+    first_stage_state,
     fit_state,
     load_autoencoder,
     load_vocoder,
+    log_left_out,
     read_weights,
+    scale_of,
     unet_state,
+    weights_of,
 )
 from latent_diffusion.diffusion import NoiseSchedule
 from latent_diffusion.diffusion.loss import LossSettings, diffusion_loss
-from latent_diffusion.ema import EMA
+from latent_diffusion.ema import EMA, shadow_name
+from latent_diffusion.errors import CheckpointError
 from latent_diffusion.first_stage import FirstStage
 from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings
 from latent_diffusion.settings import ModelSettings
@@ -145,38 +152,88 @@ class MusicLDM(pl.LightningModule):
         if vocoder:
             load_vocoder(self.first_stage_model.vocoder, vocoder)
 
-    def load_model(self, path: str | Path) -> None:
+    def check_model(self, weights: WeightsFile) -> None:
+        """Hold an MSG-LD file against this model, without taking anything over.
+
+        Raises:
+            CheckpointError: the file does not fit the settings; says which value of the configuration would.
+        """
+        check_fits(weights, self.settings)
+        check_state(self.model.diffusion_model, unet_state(weights, ema=False), weights.path, "U-Net")
+        if weights.has_ema:
+            check_state(self.model.diffusion_model, unet_state(weights, ema=True), weights.path, "averaged U-Net")
+        check_state(self.first_stage_model, first_stage_state(weights), weights.path, "first stage")
+        scale_of(weights)
+
+    def load_model(self, path: str | Path) -> WeightsFile:
         """All weights, averaged ones included, from an MSG-LD checkpoint of this project or a published one.
+
+        Returns:
+            The file, for what else it tells.
 
         Raises:
             CheckpointError: the file cannot be used or does not fit the settings.
         """
         weights = expect_kind(read_weights(path), "msgld")
+        self.check_model(weights)
         fit_state(self.model.diffusion_model, unet_state(weights, ema=False), weights.path, "U-Net")
+        used = ["U-Net", "VAE", "vocoder"]
         if self.model_ema is not None:
             averaged = unet_state(weights, ema=weights.has_ema)
             with torch.no_grad():
                 self.model_ema.set_shadows({f"diffusion_model.{name}": value for name, value in averaged.items()})
                 if "model_ema.num_updates" in weights.tensors:
                     self.model_ema.num_updates.copy_(weights.tensors["model_ema.num_updates"])
-        stage = {
-            key.removeprefix(FIRST_STAGE_PREFIX): value
-            for key, value in weights.tensors.items()
-            if key.startswith(FIRST_STAGE_PREFIX) and not key.removeprefix(FIRST_STAGE_PREFIX).startswith(TRAINING_ONLY)
-        }
-        fit_state(self.first_stage_model, stage, weights.path, "first stage")
-        self._set_scale(weights.tensors["scale_factor"].float())
+            used.append("averaged U-Net")
+        fit_state(self.first_stage_model, first_stage_state(weights), weights.path, "first stage")
+        self._set_scale(scale_of(weights))
+        if "logvar" in weights.tensors and weights.tensors["logvar"].shape == self.logvar.shape:
+            self.logvar.data.copy_(weights.tensors["logvar"])
+        log_left_out(weights, *used)
+        return weights
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Published checkpoints hold tables and training losses that have no place here; leave them out."""
-        state = checkpoint["state_dict"]
-        tables = set(self.noise_schedule.published_buffers())
-        checkpoint["state_dict"] = {
-            key: value
-            for key, value in state.items()
-            if key not in tables and not key.startswith(FIRST_STAGE_PREFIX + "loss.")
-        }
-        self._set_scale(state["scale_factor"])
+        """Lightning restores a training: check the weights first, and bring a published checkpoint into our layout.
+
+        Published checkpoints hold tables and training losses that have no place here, and may lack averages.
+
+        Raises:
+            CheckpointError: the weights do not fit the settings, in one line.
+        """
+        weights = expect_kind(weights_of(checkpoint, "checkpoint"), "msgld")
+        self.check_model(weights)
+        self._check_optimiser(checkpoint)
+        self._set_scale(scale_of(weights))
+        state = self.state_dict()  # what is not in the file keeps its present value
+        state |= {f"model.diffusion_model.{key}": value for key, value in unet_state(weights, ema=False).items()}
+        if self.model_ema is not None:
+            for key, value in unet_state(weights, ema=weights.has_ema).items():
+                state[f"model_ema.{shadow_name(f'diffusion_model.{key}')}"] = value
+        state |= {FIRST_STAGE_PREFIX + key: value for key, value in first_stage_state(weights).items()}
+        others = ("logvar", "model_ema.decay", "model_ema.num_updates")
+        state |= {key: weights.tensors[key] for key in others if key in weights.tensors and key in state}
+        checkpoint["state_dict"] = state
+        averaged = ["averaged U-Net"] if self.model_ema is not None else []
+        log_left_out(weights, "U-Net", "VAE", "vocoder", *averaged)
+
+    def _check_optimiser(self, checkpoint: dict[str, Any]) -> None:
+        """The optimiser's state must be of the tensors that this model trains, in their order."""
+        checkpoint.setdefault("lr_schedulers", [])
+        shapes = [p.shape for p in self._trained_parameters()]
+        for state in checkpoint.get("optimizer_states", []):
+            stored = [key for group in state["param_groups"] for key in group["params"]]
+            averages = [state["state"].get(key, {}).get("exp_avg") for key in stored]
+            fits = len(stored) == len(shapes) and all(
+                average is None or average.shape == shape for average, shape in zip(averages, shapes, strict=True)
+            )
+            if not fits:
+                raise CheckpointError(
+                    f"checkpoint: its optimiser trained {len(stored)} tensors that are not the {len(shapes)} trained "
+                    "here (learn_logvar?); start a new training from its weights with model.params.ckpt_path"
+                )
+
+    def _trained_parameters(self) -> list[nn.Parameter]:
+        return [p for p in [*self.model.parameters(), self.logvar] if p.requires_grad]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the model's description, so that the file needs no configuration beside it."""
@@ -191,11 +248,10 @@ class MusicLDM(pl.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW over the U-Net, linear warm-up."""
         s = self.training_settings
-        parameters = [p for p in [*self.model.parameters(), self.logvar] if p.requires_grad]
-        optimiser = torch.optim.AdamW(parameters, lr=s.base_learning_rate, weight_decay=s.weight_decay)
-        warmup = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, step / max(1, s.warmup_steps)))
+        optimiser = torch.optim.AdamW(self._trained_parameters(), lr=s.base_learning_rate, weight_decay=s.weight_decay)
         if s.warmup_steps == 0:
-            return {"optimizer": optimiser}
+            return {"optimizer": optimiser}  # before a scheduler is made: making one sets its first rate
+        warmup = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, step / s.warmup_steps))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": warmup, "interval": "step"}}
 
     def step_generator(self, *position: int) -> Generator:

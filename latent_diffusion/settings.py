@@ -67,14 +67,19 @@ class AutoencoderSettings:
 
 @dataclass(frozen=True)
 class VocoderSettings:
-    """The HiFi-GAN generator."""
+    """The vocoder: a HiFi-GAN generator, whose sizes follow, or Griffin-Lim, which has none."""
 
+    kind: str = "hifigan"  # hifigan or griffin_lim
     num_mels: int = 64
     upsample_initial_channel: int = 1024
     upsample_rates: tuple[int, ...] = (5, 4, 2, 2, 2)
     upsample_kernel_sizes: tuple[int, ...] = (16, 16, 8, 4, 4)
     resblock_kernel_sizes: tuple[int, ...] = (3, 7, 11)
     resblock_dilation_sizes: tuple[tuple[int, ...], ...] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("hifigan", "griffin_lim"):
+            raise ConfigError(f"vocoder kind: found {self.kind!r}, expected hifigan or griffin_lim")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from utilities.config import (
     mel_settings,
     model_settings,
     task_name,
+    vocoder_settings,
 )
 
 if TYPE_CHECKING:
@@ -148,8 +149,8 @@ def load_initial_weights(config: Config, model: pl.LightningModule) -> None:
         model.load_first_stage(*first_stage_files(config))
 
 
-def first_stage_files(config: Config) -> tuple[Path, Path]:
-    """VAE and vocoder weights of an MSG-LD configuration.
+def first_stage_files(config: Config) -> tuple[Path, Path | None]:
+    """VAE and vocoder weights of an MSG-LD configuration; None for a vocoder that has none.
 
     Raises:
         ConfigError: one of them is not named (the vocoder may be, where the published file lies beside the VAE's).
@@ -163,6 +164,8 @@ def first_stage_files(config: Config) -> tuple[Path, Path]:
             "(or model.params.ckpt_path, or trainer.resume_from_checkpoint)"
         )
     vae = find_checkpoint(p.reload_from_ckpt, f"{where}.reload_from_ckpt")
+    if vocoder_settings(config).kind == "griffin_lim":
+        return vae, None
     if p.vocoder_config.ckpt_path:
         return vae, find_checkpoint(p.vocoder_config.ckpt_path, f"{where}.vocoder_config.ckpt_path")
     beside = vae.with_name(PUBLISHED_VOCODER)

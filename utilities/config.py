@@ -84,7 +84,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), strict: bool = 
     Raises:
         ConfigError: anything that is wrong with file, overrides, keys, values or targets, in one line.
     """
-    values = _read(Path(path))
+    values = _with_base(Path(path))
     values = _override(values, overrides, path)
     return config_from_dict(values, str(path), overrides, strict)
 
@@ -99,6 +99,18 @@ def config_from_dict(values: dict[str, Any], path: str, overrides: Sequence[str]
     _normalise(config)
     _check(config)
     return config
+
+
+def _with_base(path: Path, above: tuple[Path, ...] = ()) -> DictConfig:
+    """A file over the one that its `base` key names, relative to it, which may have a base of its own."""
+    values = _read(path)
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    above = (*above, path.resolve())
+    if not isinstance(base, str) or (path.parent / base).resolve() in above:
+        raise ConfigError(f"{path}: base: found {base!r}, expected another configuration file, relative to this one")
+    return OmegaConf.merge(_with_base(path.parent / base, above), values)
 
 
 def _read(path: Path) -> DictConfig:

@@ -160,7 +160,7 @@ class Config:
 
     def to_yaml(self) -> str:
         """The configuration as YAML text that `load_config` reads back to an equal one."""
-        return yaml.dump(self.to_dict(), Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+        return dump_yaml(self.to_dict())
 
 
 class _Dumper(yaml.SafeDumper):
@@ -170,6 +170,11 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_representer(
     list, lambda dumper, value: dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=True)
 )
+
+
+def dump_yaml(values: dict[str, Any]) -> str:
+    """Nested dicts as YAML text in the style of the configuration files."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
 
 
 def _plain(value: Any) -> Any:

@@ -122,6 +122,11 @@ class VocoderSizes:
 
 @dataclass
 class VocoderConfig:
+    target: str = key(
+        "latent_diffusion.first_stage.HiFiGAN",
+        "the vocoder; latent_diffusion.first_stage.GriffinLim needs no weights and has no sizes",
+        ours=True,
+    )
     ckpt_path: str | None = key(None, "HiFi-GAN weights (hifigan-ckpt.ckpt, safetensors or a run's)", ours=True)
     params: VocoderSizes = key(VocoderSizes, "sizes of the generator", ours=True)
 

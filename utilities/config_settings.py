@@ -122,11 +122,16 @@ def autoencoder_settings(config: Config) -> AutoencoderSettings:
 def vocoder_settings(config: Config) -> VocoderSettings:
     """The vocoder of an "msgld" or a "vocoder" configuration."""
     if kind(config) == "vocoder":
-        where, sizes = f"{config.path}: model.params.vocoder_config.params", config.model.params.vocoder_config.params
+        where, vocoder = f"{config.path}: model.params.vocoder_config", config.model.params.vocoder_config
     else:
         where, params = _first_stage(config)
-        where, sizes = f"{where}.vocoder_config.params", params.vocoder_config.params
+        where, vocoder = f"{where}.vocoder_config", params.vocoder_config
     p = config.data.params.preprocessing
+    if lookup(vocoder.target, ("vocoder", "griffin_lim"), f"{where}.target") == "griffin_lim":
+        if kind(config) == "vocoder":
+            raise ConfigError(f"{where}.target: found {vocoder.target}, which has no weights, expected a HiFi-GAN")
+        return VocoderSettings(kind="griffin_lim", num_mels=p.mel.n_mel_channels)
+    where, sizes = f"{where}.params", vocoder.params
     if math.prod(sizes.upsample_rates) != p.stft.hop_length:
         raise ConfigError(
             f"{where}.upsample_rates: found {sizes.upsample_rates}, which multiply to "

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from utilities.building import build_data, build_model
-from utilities.config import Config, kind, model_settings, require_data, resolve_accelerator, task_name
-from utilities.runs import TRAINING_MODES, checkpoint_of, parameter_count, run_folder
+from utilities.building import build_model
+from utilities.config import Config, kind, model_settings, resolve_accelerator, task_name
+from utilities.runs import TRAINING_MODES, checkpoint_of, parameter_count, run_folder, scan_data, take_weights
 
 
 def describe(config: Config) -> str:
@@ -15,12 +15,11 @@ def describe(config: Config) -> str:
     Raises:
         MSGLDError: whatever a real run would stumble over before its first step.
     """
-    require_data(config)
     what, training = kind(config), config.mode in TRAINING_MODES
-    data = build_data(config)
-    data.setup("fit" if training else "validate")
+    data = scan_data(config)
     with torch.device("meta"):
         model = build_model(config)
+    take_weights(config, model)
     lines = [f"config       {config.path}", f"mode         {config.mode}", f"model        {what}"]
     if what == "msgld":
         settings = model_settings(config)

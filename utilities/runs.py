@@ -15,19 +15,23 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from latent_diffusion.checkpoints import read_weights
+from latent_diffusion.checkpoints import expect_kind, read_weights
 from latent_diffusion.errors import ConfigError
 from utilities.building import build_data, build_model, find_checkpoint, load_initial_weights
 from utilities.config import Config, kind, require_data, resolve_accelerator, resolve_devices
+from utilities.data.datamodule import train_loader
 from utilities.files import whole_file
 from utilities.results import ResultWriter
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from utilities.data.datamodule import StemDataModule
+
 log = logging.getLogger(__name__)
 
 RUN_FOLDER_VARIABLE = "MSGLD_RUN_FOLDER"  # tells the processes of a distributed run the folder that the first one chose
+TEMPORARY_CHECKPOINTS = ".*.tmp.ckpt"  # as `whole_file` names them
 TRAINING_MODES = ("train", "validate_and_train")
 
 
@@ -41,14 +45,24 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class LastCheckpoint(pl.Callback):
-    """Keeps `checkpoints/last.ckpt` up to date, every so many optimiser steps and at the end."""
+    """Keeps `checkpoints/last.ckpt` up to date: every so many steps, or with every validation, and at the end."""
 
     def __init__(self, path: Path, every_n_steps: int | None):
-        self.path, self.every, self.saved_at = path, every_n_steps, -1
+        self.path, self.every, self.saved_at, self.step_before = path, every_n_steps, -1, 0
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Before the step."""
+        self.step_before = trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """After the step is taken and averaged."""
-        if self.every and trainer.global_step and trainer.global_step % self.every == 0:
+        """After the step is taken and averaged. Not between the batches of one step: gradients are not saved."""
+        step = trainer.global_step
+        if self.every and step != self.step_before and step % self.every == 0:
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Without an interval, with every validation."""
+        if not self.every and trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -161,7 +175,8 @@ def build_trainer(config: Config, folder: Path, step: int | None = None) -> pl.T
             callbacks=callbacks,
             plugins=[AtomicCheckpointIO()],
             use_distributed_sampler=False,  # the data module's samplers know the ranks
-            enable_checkpointing=training,
+            # else Lightning adds a checkpoint of its own after every epoch
+            enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
             enable_model_summary=False,
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
@@ -192,34 +207,110 @@ def run(config: Config) -> Path:
     Raises:
         MSGLDError: whatever is wrong with configuration, data or weights.
     """
-    require_data(config)
     _quiet()
-    checkpoint = checkpoint_of(config)
     training = config.mode in TRAINING_MODES
-    data = build_data(config)
-    data.setup("fit" if training else "validate")  # scan now: bad data should be heard of before anything is made
+    data = scan_data(config)
     model = build_model(config)
-    step = None
-    if checkpoint is None:
-        load_initial_weights(config, model)
-    elif not training:
-        step = load_for_evaluation(config, model, checkpoint)
-    else:
-        read_weights(checkpoint)  # one clear line for a damaged file, before a folder is made
+    checkpoint, step = take_weights(config, model)
     folder = run_folder(config)
+    chosen_here = RUN_FOLDER_VARIABLE not in os.environ
     os.environ[RUN_FOLDER_VARIABLE] = str(folder)
-    trainer = build_trainer(config, folder, step)
-    if trainer.is_global_zero:
+    try:
+        trainer = build_trainer(config, folder, step)
+        if trainer.is_global_zero:
+            prepare_folder(config, folder)
+        log.info("run folder: %s", folder)
+        if config.mode == "validate_and_train" or not training:
+            trainer.validate(model, datamodule=data, verbose=False)
+        if training:
+            for writer in (c for c in trainer.callbacks if isinstance(c, ResultWriter)):
+                writer.step = None  # from here on the trainer counts
+            # Lightning restores optimiser, loops and weights; nothing but plain tensors and values is read.
+            trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            if not (folder / "checkpoints" / "last.ckpt").exists():
+                log.warning("nothing was trained: %s has reached max_steps or max_epochs", checkpoint or "the run")
+    finally:
+        if chosen_here:  # a later run of this process has a folder of its own
+            os.environ.pop(RUN_FOLDER_VARIABLE, None)
+    return folder
+
+
+def scan_data(config: Config) -> StemDataModule:
+    """The data module, set up: bad data should be heard of before anything is made.
+
+    Raises:
+        ConfigError: the mode's folders are not named.
+        DataError: a folder cannot be used, or the training windows do not fill one batch.
+    """
+    require_data(config)
+    data = build_data(config)
+    if config.mode in TRAINING_MODES:
+        data.setup("fit")
+        train_loader(data.train_dataset, data.batch_size, drop_last=data.drop_last)
+    else:
+        data.setup("validate")
+    return data
+
+
+def take_weights(config: Config, model: pl.LightningModule) -> tuple[Path | None, int | None]:
+    """Put the weights into the model that the run starts from.
+
+    Returns:
+        The checkpoint that Lightning is to restore, if any, and the step of the weights that are evaluated first.
+
+    Raises:
+        MSGLDError: a file is missing, damaged, or does not fit the configuration.
+    """
+    checkpoint = checkpoint_of(config)
+    if checkpoint is None:
+        if config.mode in ("validate", "test") and not config.model.params.ckpt_path:
+            raise ConfigError(
+                f"{config.path}: trainer.resume_from_checkpoint: found nothing, expected the weights to evaluate, "
+                f"as mode is {config.mode}"
+            )
+        load_initial_weights(config, model)
+        return None, None
+    if config.mode == "train":
+        return prepare_resuming(config, model, checkpoint), None
+    step = load_for_evaluation(config, model, checkpoint)
+    return (prepare_resuming(config, model, checkpoint) if config.mode in TRAINING_MODES else None), step
+
+
+def prepare_folder(config: Config, folder: Path) -> None:
+    """Make the run's folder with its configuration; drop what a killed run left half written.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
         folder.mkdir(parents=True, exist_ok=True)
+        if config.trainer.resume:
+            for left_over in (folder / "checkpoints").glob(TEMPORARY_CHECKPOINTS):
+                left_over.unlink(missing_ok=True)
         with whole_file(folder / "config.yaml") as temporary:
             temporary.write_text(config.to_yaml(), encoding="utf-8")
-    log.info("run folder: %s", folder)
-    if config.mode == "validate_and_train" or not training:
-        trainer.validate(model, datamodule=data, verbose=False)
-    if training:
-        # Lightning restores optimiser, loops and weights; nothing but plain tensors and values is read.
-        trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    return folder
+    except OSError as error:
+        raise ConfigError(f"{config.path}: log_directory: {folder} cannot be written ({error.strerror})") from None
+
+
+def prepare_resuming(config: Config, model: pl.LightningModule, checkpoint: Path) -> Path | None:
+    """Check a checkpoint that a training is to go on from, before anything is made.
+
+    Returns:
+        The checkpoint, for Lightning to restore; None where it holds weights only (published ones without an
+        optimiser's state, safetensors): they are in the model then, and the training starts anew with them.
+
+    Raises:
+        CheckpointError: damaged, of another kind, or it does not fit the configuration.
+    """
+    weights = expect_kind(read_weights(checkpoint), kind(config), "the training")
+    if weights.training_state:
+        if kind(config) == "msgld":
+            model.check_model(weights)
+        return checkpoint
+    load_for_evaluation(config, model, checkpoint)
+    log.info("%s: holds no optimiser's state: its weights are loaded, the training state starts new", checkpoint)
+    return None
 
 
 def load_for_evaluation(config: Config, model: pl.LightningModule, checkpoint: Path) -> int | None:

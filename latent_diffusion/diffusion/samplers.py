@@ -102,7 +102,7 @@ def sample_dpmpp_2m(predict: Predict, z: Tensor, levels: Sequence[NoiseLevel], *
         z, z0, _ = predict(z, now)
         h = then.log_snr - now.log_snr
         direction = z0
-        if previous is not None:
+        if previous is not None and h > 0:  # with as many steps as the schedule has, the last one goes nowhere
             old_z0, old_h = previous
             r = old_h / h
             direction = (1 + 1 / (2 * r)) * z0 - 1 / (2 * r) * old_z0

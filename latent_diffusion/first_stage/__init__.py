@@ -2,7 +2,8 @@
 
 from latent_diffusion.first_stage.autoencoder import AutoencoderKL, DiagonalGaussian
 from latent_diffusion.first_stage.first_stage import FirstStage
+from latent_diffusion.first_stage.griffin_lim import GriffinLim
 from latent_diffusion.first_stage.mel import LogMel
 from latent_diffusion.first_stage.vocoder import HiFiGAN
 
-__all__ = ["AutoencoderKL", "DiagonalGaussian", "FirstStage", "HiFiGAN", "LogMel"]
+__all__ = ["AutoencoderKL", "DiagonalGaussian", "FirstStage", "GriffinLim", "HiFiGAN", "LogMel"]

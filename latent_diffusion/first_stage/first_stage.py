@@ -7,6 +7,7 @@ from einops import rearrange
 from torch import Tensor
 
 from latent_diffusion.first_stage.autoencoder import AutoencoderKL, DiagonalGaussian
+from latent_diffusion.first_stage.griffin_lim import GriffinLim
 from latent_diffusion.first_stage.mel import LogMel
 from latent_diffusion.first_stage.vocoder import HiFiGAN
 from latent_diffusion.settings import ModelSettings
@@ -23,7 +24,10 @@ class FirstStage(AutoencoderKL):
         super().__init__(settings.autoencoder)
         self.mel_settings = settings.mel
         self.log_mel = LogMel(settings.mel)
-        self.vocoder = HiFiGAN(settings.vocoder).remove_weight_norm()
+        if settings.vocoder.kind == "griffin_lim":
+            self.vocoder = GriffinLim(settings.mel)
+        else:
+            self.vocoder = HiFiGAN(settings.vocoder).remove_weight_norm()
 
     def waveform_to_log_mel(self, waveform: Tensor) -> Tensor:
         """Log-mel of exactly the window's frames.

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from latent_diffusion.first_stage.mel import SILENCE
 from latent_diffusion.settings import VocoderSettings
 
 LEAKY_SLOPE = 0.1
@@ -108,12 +109,24 @@ class HiFiGAN(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Small Gaussian weights in every convolution but the first, the paper's choice; g keeps the norm of v."""
+        """Weights that pass the input's variation on through all layers, at any width.
+
+        The paper's fixed standard deviation of 0.01 suits its widths; in a narrow generator it lets the input fade
+        against the biases, and training first finds a hum that ignores the log-mel.
+        """
         for name, module in self.named_modules():
-            if isinstance(module, WeightNormMixin) and name != "conv_pre":
-                nn.init.normal_(module.weight_v, 0.0, 0.01)
-                dims = tuple(range(1, module.weight_v.dim()))
-                module.weight_g.data = torch.linalg.vector_norm(module.weight_v.detach(), dim=dims, keepdim=True)
+            if not isinstance(module, WeightNormMixin):
+                continue
+            v, stride = module.weight_v, module.stride[0]
+            fan_in = v[:, 0].numel() / stride if isinstance(module, nn.ConvTranspose1d) else v[0].numel()
+            small = "convs2" in name or name == "conv_post"  # residual branches and the output
+            gain = 0.3 if small else 2**0.5
+            nn.init.normal_(v, 0.0, gain / fan_in**0.5)
+            module.weight_g.data = torch.linalg.vector_norm(v.detach(), dim=tuple(range(1, v.dim())), keepdim=True)
+            nn.init.zeros_(module.bias)
+        with torch.no_grad():  # log-mels lie around half the log-mel of silence and some nepers about it
+            self.conv_pre.weight_g /= 3.0
+            self.conv_pre.bias.copy_(-SILENCE / 2 * self.conv_pre.effective_weight().sum((1, 2)))
 
     def forward(self, log_mel: Tensor) -> Tensor:
         """Synthesise.

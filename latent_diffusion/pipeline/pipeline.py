@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from latent_diffusion.diffusion import NoiseSchedule, guided_denoiser, sample
 from latent_diffusion.diffusion.guidance import Scale
 from latent_diffusion.diffusion.samplers import Progress
-from latent_diffusion.errors import DataError
+from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.first_stage import FirstStage
 from latent_diffusion.noise import NoiseSource, generators
 from latent_diffusion.pipeline.windows import cut_windows, join_windows
@@ -164,12 +165,16 @@ class MultiTrackPipeline:
             progress: called with (steps done, steps).
 
         Raises:
+            ConfigError: neither one guidance scale nor one a stem.
             DataError: the task needs a mixture or stems and got none.
         """
         s = sampling or SamplingSettings()
         made = task.generated(self.stems)
         mask = task.known_mask(self.stems)
         sources = generators(seeds)
+        scales = task.guidance_scale
+        if isinstance(scales, Sequence) and len(scales) not in (1, len(self.stems)):
+            raise ConfigError(f"guidance scale: found {len(scales)} numbers, expected one or {len(self.stems)}")
         if task.needs_mixture and mixture is None:
             raise DataError(f"{task.name}: a mixture is needed at guidance scale {task.guidance_scale}")
         if mask is not None and stems is None:
@@ -261,9 +266,15 @@ class MultiTrackPipeline:
 
         Returns:
             {stem: (1, samples)} at the model's rate.
+
+        Raises:
+            DataError: a length that is not positive and finite.
         """
         mel = self.settings.mel
-        samples = mel.window_samples if seconds is None else round(seconds * mel.sample_rate)
+        length = mel.window_seconds if seconds is None else seconds
+        samples = round(length * mel.sample_rate) if math.isfinite(length) else 0
+        if samples < 1:
+            raise DataError(f"seconds: found {seconds}, expected at least one sample at {mel.sample_rate} hz")
         return self._run_windows(Generation(), None, None, samples, seed, sampling, progress)
 
     def arrange(
@@ -295,6 +306,11 @@ class MultiTrackPipeline:
         if unknown:
             raise DataError(f"given stem {unknown[0]!r} is not one of the model's: {', '.join(self.stems)}")
         made = tuple(generate) if generate is not None else tuple(s for s in self.stems if s not in stems)
+        unknown = [name for name in made if name not in self.stems]
+        if unknown:
+            raise DataError(f"stem to make {unknown[0]!r} is not one of the model's: {', '.join(self.stems)}")
+        if not made:
+            raise DataError("nothing to make: all stems are given; leave one out, or name the ones to make anew")
         lacking = [name for name in self.stems if name not in stems and name not in made]
         if lacking:
             raise DataError(f"stem {lacking[0]!r} is neither given nor to be made; give it, make it, or give silence")
@@ -309,10 +325,19 @@ class MultiTrackPipeline:
 
     def _prepare(self, waveform: Waveform, sample_rate: int, name: str) -> Tensor:
         """Mono, at the model's rate, finite, (samples,)."""
-        x = torch.as_tensor(waveform, dtype=torch.float32)
-        x = x.mean(0) if x.dim() == 2 else x
-        if x.dim() != 1 or x.numel() == 0:
+        x = torch.as_tensor(waveform)
+        if not x.is_floating_point():
+            raise DataError(
+                f"{name}: found {x.dtype}, expected floating point in [-1, 1]; divide integers by their range"
+            )
+        if x.dim() == 2 and 0 < x.shape[1] < x.shape[0]:
+            raise DataError(f"{name}: expected (channels, samples), found {tuple(x.shape)}; transpose it")
+        x = x.float()
+        x = x.mean(0) if x.dim() == 2 and x.numel() else x
+        if x.dim() != 1 or not x.numel():
             raise DataError(f"{name}: expected (samples,) or (channels, samples), found shape {tuple(x.shape)}")
+        if sample_rate < 1:
+            raise DataError(f"{name}: expected a sample rate above 0 hz, found {sample_rate}")
         if not bool(torch.isfinite(x).all()):
             raise DataError(f"{name}: contains values that are not finite")
         return torchaudio.functional.resample(x, sample_rate, self.settings.mel.sample_rate).clamp(-1.0, 1.0)

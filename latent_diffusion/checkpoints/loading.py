@@ -1,0 +1,204 @@
+"""From weights files into networks. What a file holds beyond that is named in the log, once a file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from latent_diffusion.checkpoints.contents import (
+    AUTOENCODER_PARTS,
+    AVERAGED,
+    FIRST_STAGE_PREFIX,
+    LOSSES,
+    OTHER,
+    SCHEDULE,
+    UNET,
+    VAE,
+    VOCODER,
+    group_of,
+    sort_keys,
+    strip_prefix,
+)
+from latent_diffusion.checkpoints.fitting import (
+    check_part,
+    check_schedule,
+    first_stage_settings_of,
+    fit_state,
+    scale_of,
+    settings_of,
+    unet_state,
+)
+from latent_diffusion.checkpoints.reading import WeightsFile, expect_kind, read_weights
+from latent_diffusion.diffusion import NoiseSchedule
+from latent_diffusion.errors import CheckpointError
+from latent_diffusion.first_stage import FirstStage
+from latent_diffusion.settings import ModelSettings, VocoderSettings
+from latent_diffusion.unet import UNet3d
+
+log = logging.getLogger(__name__)
+
+WHY_LEFT_OUT = {
+    UNET: "raw U-Net weights (the averaged ones are used)",
+    AVERAGED: "averaged U-Net weights",
+    VAE: "the VAE",
+    VOCODER: "the vocoder",
+    SCHEDULE: "schedule tables (they agree with the settings)",
+    LOSSES: "training losses",
+}
+
+
+def log_left_out(weights: WeightsFile, *used: str) -> None:
+    """Say in one line what a file holds that is not used, and warn of what nothing here knows.
+
+    Args:
+        weights: the file.
+        used: groups that are used (see `contents`).
+    """
+    groups = sort_keys(weights.kind, weights.tensors)
+    if weights.rest:
+        groups.setdefault(LOSSES, []).extend(weights.rest)
+    unknown = groups.pop(OTHER, [])
+    named = [
+        f"{len(groups[name])} tensors of {why}" for name, why in WHY_LEFT_OUT.items() if name in groups.keys() - used
+    ]
+    if named:
+        log.info("%s: left out: %s", weights.path, ", ".join(named))
+    if unknown:
+        some = ", ".join(unknown[:3])
+        log.warning("%s: left out %d tensors of unknown use: %s ...", weights.path, len(unknown), some)
+
+
+def fuse_weight_norm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """HiFi-GAN weights with every `weight_g`, `weight_v` pair replaced by the `weight` that they mean."""
+    fused = {key: value for key, value in state.items() if not key.endswith(("weight_g", "weight_v"))}
+    for key, v in state.items():
+        g = state.get(key[:-1] + "g") if key.endswith("weight_v") else None
+        if g is not None and v.is_floating_point() and v.dim() > 1:
+            v = v.float()
+            norm = torch.linalg.vector_norm(v, dim=tuple(range(1, v.dim())), keepdim=True)
+            fused[key[:-2]] = g.float() * (v / norm)
+        elif key.endswith("weight_v"):
+            fused[key] = v  # to be named as left over
+    return fused
+
+
+def split_weight_norm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Inverse of `fuse_weight_norm`: every `weight` as a pair whose `weight_g` is the norm of `weight_v`."""
+    split = {key: value for key, value in state.items() if not key.endswith("weight")}
+    for key, weight in state.items():
+        if key.endswith("weight"):
+            dims = tuple(range(1, weight.dim()))
+            split[f"{key}_g"] = torch.linalg.vector_norm(weight.float(), dim=dims, keepdim=True)
+            split[f"{key}_v"] = weight
+    return split
+
+
+def first_stage_state(weights: WeightsFile) -> dict[str, Tensor]:
+    """VAE and vocoder of an MSG-LD file, by the `FirstStage`'s own names."""
+    stage = strip_prefix(weights.tensors, FIRST_STAGE_PREFIX)
+    return {key: value for key, value in stage.items() if group_of("autoencoder", key) in (VAE, VOCODER)}
+
+
+def autoencoder_state(weights: WeightsFile) -> dict[str, Tensor]:
+    """The VAE alone, of an MSG-LD or a VAE file."""
+    state = weights.tensors if weights.kind == "autoencoder" else strip_prefix(weights.tensors, FIRST_STAGE_PREFIX)
+    return {key: value for key, value in state.items() if group_of("autoencoder", key) == VAE}
+
+
+def load_autoencoder(module: nn.Module, path: str | Path) -> None:
+    """Weights of the VAE part of a `FirstStage` (or of an `AutoencoderKL`) from a VAE or MSG-LD checkpoint.
+
+    Raises:
+        CheckpointError: see `read_weights` and `fit_state`.
+    """
+    weights = read_weights(path)
+    settings = getattr(module, "settings", None)
+    if weights.kind == "msgld":
+        found, told = settings_of(weights).autoencoder, weights.description is not None
+    else:
+        found, told = first_stage_settings_of(expect_kind(weights, "autoencoder", "the first stage"))
+    if isinstance(settings, type(found)):
+        check_part("autoencoder", found, settings, told, weights.path)
+    parts = nn.ModuleDict({name: getattr(module, name) for name in AUTOENCODER_PARTS})
+    fit_state(parts, autoencoder_state(weights), weights.path, "VAE")
+    log_left_out(weights, VAE)
+
+
+def load_vocoder(vocoder: nn.Module, path: str | Path) -> None:
+    """Weights of a `HiFiGAN` without weight norm from a HiFi-GAN or MSG-LD checkpoint.
+
+    Raises:
+        CheckpointError: see `read_weights` and `fit_state`.
+    """
+    weights = read_weights(path)
+    if weights.kind == "msgld":
+        state = strip_prefix(weights.tensors, FIRST_STAGE_PREFIX + "vocoder.")
+        weights_of_it = WeightsFile(weights.path, "vocoder", state)
+    else:
+        weights_of_it = expect_kind(weights, "vocoder", "the vocoder")
+        state = fuse_weight_norm(weights.tensors)
+    _check_vocoder(vocoder, weights_of_it)
+    fit_state(vocoder, state, weights.path, "vocoder")
+    log_left_out(weights, VOCODER)
+
+
+def load_normed_vocoder(vocoder: nn.Module, path: str | Path) -> None:
+    """Weights of a `HiFiGAN` with weight norm, in training, from a HiFi-GAN checkpoint with or without it.
+
+    Raises:
+        CheckpointError: see `read_weights` and `fit_state`.
+    """
+    weights = expect_kind(read_weights(path), "vocoder", "the vocoder")
+    _check_vocoder(vocoder, weights)
+    state = weights.tensors
+    if not any(key.endswith("weight_g") for key in state):
+        state = split_weight_norm(state)
+    fit_state(vocoder, state, weights.path, "vocoder")
+    log_left_out(weights, VOCODER)
+
+
+def _check_vocoder(vocoder: nn.Module, weights: WeightsFile) -> None:
+    settings = getattr(vocoder, "settings", None)
+    if isinstance(settings, VocoderSettings):
+        found, told = first_stage_settings_of(weights, settings)
+        check_part("vocoder", found, settings, told, weights.path)
+
+
+def build_on_meta(settings: ModelSettings, path: Path) -> tuple[UNet3d, FirstStage, NoiseSchedule]:
+    """Networks without memory for weights that are about to be replaced.
+
+    Raises:
+        CheckpointError: the settings, which come from a file, are nonsense.
+    """
+    try:
+        with torch.device("meta"):
+            return UNet3d(settings.unet), FirstStage(settings), NoiseSchedule(settings.diffusion)
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(f"{path}: no network can be built from its settings: {lines[0][:160]}") from None
+
+
+def load_pipeline_parts(path: str | Path) -> tuple[UNet3d, FirstStage, NoiseSchedule, Tensor, ModelSettings]:
+    """Networks for inference from an MSG-LD checkpoint; averaged weights where it has them.
+
+    The file stays mapped, and only the weights in use are ever read from it.
+
+    Returns:
+        U-Net, first stage, schedule, scale factor, settings.
+
+    Raises:
+        CheckpointError: see `read_weights` and `fit_state`.
+    """
+    weights = expect_kind(read_weights(path), "msgld")
+    settings = settings_of(weights)
+    check_schedule(weights, settings.diffusion)
+    unet, first_stage, schedule = build_on_meta(settings, weights.path)
+    scale = scale_of(weights)
+    fit_state(unet, unet_state(weights, weights.has_ema), weights.path, "U-Net")
+    fit_state(first_stage, first_stage_state(weights), weights.path, "first stage")
+    log_left_out(weights, AVERAGED if weights.has_ema else UNET, VAE, VOCODER)
+    return unet, first_stage, schedule, scale, settings
