@@ -281,7 +281,7 @@ class MultiTrackPipeline:
         self,
         stems: Mapping[str, Waveform],
         sample_rate: int,
-        generate: Iterable[str] | None = None,
+        generate: str | Iterable[str] | None = None,
         guidance_scale: Scale = 0.0,
         seed: int = 0,
         sampling: SamplingSettings | None = None,
@@ -305,6 +305,7 @@ class MultiTrackPipeline:
         unknown = [name for name in stems if name not in self.stems]
         if unknown:
             raise DataError(f"given stem {unknown[0]!r} is not one of the model's: {', '.join(self.stems)}")
+        generate = (generate,) if isinstance(generate, str) else generate
         made = tuple(generate) if generate is not None else tuple(s for s in self.stems if s not in stems)
         unknown = [name for name in made if name not in self.stems]
         if unknown:
@@ -327,9 +328,7 @@ class MultiTrackPipeline:
         """Mono, at the model's rate, finite, (samples,)."""
         x = torch.as_tensor(waveform)
         if not x.is_floating_point():
-            raise DataError(
-                f"{name}: found {x.dtype}, expected floating point in [-1, 1]; divide integers by their range"
-            )
+            raise DataError(f"{name}: found {x.dtype}, expected floating point numbers in [-1, 1]")
         if x.dim() == 2 and 0 < x.shape[1] < x.shape[0]:
             raise DataError(f"{name}: expected (channels, samples), found {tuple(x.shape)}; transpose it")
         x = x.float()
