@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 
 from latent_diffusion.errors import MSGLDError
@@ -98,7 +99,8 @@ def main(arguments: list[str] | None = None) -> int:
             from utilities.runs import run
 
             folder = run(config)
-            print("\n".join([f"run folder: {folder}", *what_to_open(folder)]))
+            if int(os.environ.get("LOCAL_RANK", 0)) == 0:  # one of several processes speaks for all
+                print("\n".join([f"run folder: {folder}", *what_to_open(folder)]))
     except MSGLDError as error:
         if options.debug:
             raise
