@@ -37,8 +37,12 @@ demo: env ## compose music, train small models on it, then separate, generate an
 	  echo "== $$step"; \
 	  $(PYTHON) train_musicldm.py --config config/quickstart/$$step.yaml; \
 	done
+	@echo "== the same mixtures, stems cut out of the recording itself"
+	$(PYTHON) -m utilities.cli separate $$(ls -d $(DEMO)/runs/*/*_separate_*/target_*/mix | tail -1) \
+	  --model $$(ls -d $(DEMO)/runs/*/*_msg_ld_* | tail -1) --out $(DEMO)/stems --steps 20 --eta 0
 	@echo "== what to listen to (songs that the models were not trained on)"
 	@$(PYTHON) -m utilities.listing $(DEMO)/runs
+	@echo "hear  $(DEMO)/stems/<song>/{bass,drums,guitar,piano}.wav, which add up to the mixture"
 
 lint: env ## check the code with ruff: rules and format
 	$(PYTHON) -m ruff check .

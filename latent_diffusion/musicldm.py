@@ -33,8 +33,9 @@ from latent_diffusion.checkpoints import (
 from latent_diffusion.diffusion import NoiseSchedule
 from latent_diffusion.diffusion.loss import LossSettings, diffusion_loss
 from latent_diffusion.ema import EMA, shadow_name
-from latent_diffusion.errors import CheckpointError
-from latent_diffusion.first_stage import FirstStage
+from latent_diffusion.errors import CheckpointError, ConfigError
+from latent_diffusion.first_stage import DiagonalGaussian, FirstStage
+from latent_diffusion.noise import NoiseSource
 from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings
 from latent_diffusion.settings import ModelSettings
 from latent_diffusion.tasks import Separation, Task
@@ -97,8 +98,9 @@ class DiffusionWrapper(nn.Module):
 class MusicLDM(pl.LightningModule):
     """Multi-source latent diffusion.
 
-    A batch is {"stems": (B, S, N), "mixture": (B, N), "name": B names}. State-dict keys are those of the published
-    checkpoints, less the schedule's tables, which the settings imply.
+    A batch is {"stems": (B, S, N), "mixture": (B, N), "name": B names}; a training batch may hold cached posteriors
+    instead of waveforms (see `latents_of`). State-dict keys are those of the published checkpoints, less the schedule's
+    tables, which the settings imply.
 
     Args:
         settings: sizes of all networks.
@@ -263,17 +265,17 @@ class MusicLDM(pl.LightningModule):
         """Before the very first step, set the latents' scale from the batch, alike on all ranks."""
         first = self.global_step == 0 and self.current_epoch == 0 and batch_idx == 0
         if first and self.training_settings.scale_by_std and bool((self.scale_factor == 1).all()):
-            z, _ = self.pipeline.encode(batch["stems"], self.step_generator(0, 0))
+            z, *_ = self.latents_of(batch, self.step_generator(0, 0))
             self._set_scale(self.latent_scale(z))
 
     def latent_scale(self, z: Tensor) -> Tensor:
         """1 / standard deviation of unscaled latents (B, S, C, T, F) over all ranks: (), or (C, 1, 1) per channel."""
         axes = (0, 1, 3, 4) if self.training_settings.scale_per_channel else tuple(range(5))
-        z = z.double()
+        z = z.cpu().double()  # not every device has 64 bit
         count = torch.full_like(z.sum(axes), z.numel() / z.sum(axes).numel())
         moments = torch.stack([count, z.sum(axes), (z**2).sum(axes)])
         if self._trainer is not None and self.trainer.world_size > 1:
-            moments = self.all_gather(moments).sum(0)
+            moments = self.all_gather(moments.to(self.device)).sum(0).cpu()
         count, total, squares = moments
         std = ((squares - total**2 / count) / (count - 1)).sqrt()
         scale = (1.0 / std).float()
@@ -284,17 +286,40 @@ class MusicLDM(pl.LightningModule):
         generator = self.step_generator(1, self.current_epoch, batch_idx)
         torch.manual_seed(generator.initial_seed())  # dropout layers know no other source
         losses = self.losses(batch, generator, self.training_settings.cond_drop_prob)
-        size = len(batch["stems"])
+        size = len(batch["name"])
         logged = {f"train/{name}": value.detach() for name, value in losses.items()}
         self.log_dict(logged, prog_bar=False, batch_size=size)
         self.log("loss", losses["loss_simple"].detach(), prog_bar=True, logger=False, batch_size=size)
         return losses["loss"]
 
+    def latents_of(self, batch: Mapping[str, Any], noise: NoiseSource) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Scaled latents of a batch's stems and mixtures: samples of their posteriors, drawn anew at every call.
+
+        Args:
+            batch: of waveforms; or of posteriors that were computed before, mean and log-variance: "latents"
+                (B, S, 2, C, T/r, F) and "mixture_latent" (B, 2, C, T/r, F). The same noise gives the same samples.
+            noise: source of the samples.
+
+        Returns:
+            z0 (B, S, C, T/r, F), mixture (B, C, T/r, F), and the log-mels (B, S, T, M), which only waveforms have.
+
+        Raises:
+            ConfigError: the objective weights by log-mels, and there are none.
+        """
+        pipeline = self.pipeline
+        if "latents" not in batch:
+            z0, log_mel = pipeline.encode(batch["stems"], noise)
+            mixture, _ = pipeline.encode(batch["mixture"], noise)
+            return z0.float(), mixture.float(), log_mel
+        if self.training_settings.loss.silence_tau is not None:
+            raise ConfigError("use_silence_weight needs log-mels, which cached latents lack; train on waveforms")
+        z0 = pipeline.draw(DiagonalGaussian(*batch["latents"].unbind(2)), noise)
+        mixture = pipeline.draw(DiagonalGaussian(*batch["mixture_latent"].unbind(1)), noise)
+        return z0.float(), mixture.float(), None
+
     def losses(self, batch: Mapping[str, Any], generator: Generator, drop: float) -> dict[str, Tensor]:
         """The objective on a batch, every random number from `generator`; see `diffusion_loss` for what comes back."""
-        z0, log_mel = self.pipeline.encode(batch["stems"], generator)
-        mixture, _ = self.pipeline.encode(batch["mixture"], generator)
-        z0, mixture = z0.float(), mixture.float()
+        z0, mixture, log_mel = self.latents_of(batch, generator)
         items = len(z0)
         t = torch.randint(0, self.noise_schedule.num_timesteps, (items,), generator=generator).to(z0.device)
         noise = torch.randn(z0.shape, generator=generator).to(z0)

@@ -5,25 +5,28 @@ Waveforms are float32 tensors (channels, samples) in [-1, 1]. Whatever libsndfil
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
-import torchaudio
 from torch import Tensor
 
 from latent_diffusion.errors import DataError
+from latent_diffusion.resampling import resample, resampled_length, source_range
 
-# torchaudio's resampler and this module's sparse one share these, and so agree.
-_ZERO_CROSSINGS = 6
-_ROLLOFF = 0.99
-# torchaudio keeps a dense kernel of (rate_to x rate_from) / gcd**2 taps: gigabytes for rates without a common factor.
-_LARGEST_DENSE_KERNEL = 2**22
+__all__ = [
+    "AudioInfo",
+    "audio_info",
+    "read_audio",
+    "read_window",
+    "resample",
+    "resampled_length",
+    "to_mono",
+    "write_wav",
+]
 
 
 @dataclass(frozen=True)
@@ -101,11 +104,6 @@ def read_audio(path: str | Path) -> tuple[Tensor, int]:
         return _read_frames(file, path, 0, file.frames), file.samplerate
 
 
-def resampled_length(samples: int, rate_from: int, rate_to: int) -> int:
-    """Samples that `resample` returns for `samples` samples."""
-    return -(-samples * rate_to // rate_from)
-
-
 def read_window(
     path: str | Path,
     start_sample: int,
@@ -135,13 +133,7 @@ def read_window(
             raise DataError(
                 f"{path}: has {file.frames} samples, had {expected_samples} when it was indexed; restore it"
             )
-        common = math.gcd(file.samplerate, target_rate)
-        step_from, step_to = file.samplerate // common, target_rate // common
-        reach = _kernel_reach(step_from, step_to) if step_from != step_to else 0
-        # The resampler's filters repeat every `step_from` input samples: cut only there, and nothing changes.
-        first_step = max(0, start_sample // step_to - math.ceil(reach / step_from))
-        first = first_step * step_from
-        last = min(file.frames, math.ceil((start_sample + samples) * step_from / step_to) + reach + 1)
+        first, last, before = source_range(start_sample, samples, file.frames, file.samplerate, target_rate)
         if last <= first:
             return torch.zeros(1 if mono else file.channels, samples)
         waveform = _read_frames(file, path, first, last - first)
@@ -149,68 +141,13 @@ def read_window(
     if mono:
         waveform = to_mono(waveform)
     waveform = resample(waveform, rate, target_rate)
-    waveform = waveform[:, start_sample - first_step * step_to :][:, :samples]
+    waveform = waveform[:, before:][:, :samples]
     return torch.nn.functional.pad(waveform, (0, samples - waveform.shape[1]))
 
 
 def to_mono(waveform: Tensor) -> Tensor:
     """Average the channels: (..., channels, samples) -> (..., 1, samples)."""
     return waveform.mean(dim=-2, keepdim=True)
-
-
-def _kernel_reach(step_from: int, step_to: int) -> int:
-    """Input samples on either side of an output sample that its filter covers."""
-    return math.ceil(_ZERO_CROSSINGS * step_from / (min(step_from, step_to) * _ROLLOFF))
-
-
-@lru_cache(maxsize=16)
-def _dense_resampler(rate_from: int, rate_to: int) -> torchaudio.transforms.Resample:
-    return torchaudio.transforms.Resample(rate_from, rate_to, lowpass_filter_width=_ZERO_CROSSINGS, rolloff=_ROLLOFF)
-
-
-def resample(waveform: Tensor, rate_from: int, rate_to: int) -> Tensor:
-    """Change the sample rate with torchaudio's windowed-sinc filter (Hann window, 6 zero crossings, roll-off 0.99).
-
-    Args:
-        waveform: (..., samples), float32.
-        rate_from: its sample rate in hz.
-        rate_to: the wanted sample rate in hz.
-
-    Returns:
-        (..., ceil(samples * rate_to / rate_from)).
-    """
-    rate_from, rate_to = int(rate_from), int(rate_to)
-    if rate_from <= 0 or rate_to <= 0:
-        raise ValueError(f"sample rates must be positive, found {rate_from} and {rate_to}")
-    common = math.gcd(rate_from, rate_to)
-    step_from, step_to = rate_from // common, rate_to // common
-    if step_from == step_to:
-        return waveform
-    if step_from * step_to > _LARGEST_DENSE_KERNEL:
-        return _resample_sparse(waveform, step_from, step_to)
-    if waveform.device.type == "cpu":
-        return _dense_resampler(step_from, step_to)(waveform)
-    return torchaudio.functional.resample(waveform, step_from, step_to, _ZERO_CROSSINGS, _ROLLOFF)
-
-
-def _resample_sparse(waveform: Tensor, step_from: int, step_to: int) -> Tensor:
-    """The same filter as torchaudio's, evaluated tap by tap; slower, but its memory does not grow with the rates."""
-    reach = _kernel_reach(step_from, step_to)
-    length = resampled_length(waveform.shape[-1], step_from, step_to)
-    cutoff = min(step_from, step_to) * _ROLLOFF
-    padded = torch.nn.functional.pad(waveform, (reach, reach + 1))
-    taps = torch.arange(-reach, reach + 1, device=waveform.device)
-    pieces = []
-    for begin in range(0, length, 1 << 15):
-        out = torch.arange(begin, min(length, begin + (1 << 15)), device=waveform.device)
-        nearest = out * step_from // step_to
-        # distance to each tap in zero crossings; the integer numerator keeps long files exact
-        numerator = (nearest * step_to - out * step_from)[:, None] + taps * step_to
-        t = (numerator.double() * (cutoff / (step_from * step_to))).clamp(-_ZERO_CROSSINGS, _ZERO_CROSSINGS)
-        weights = torch.sinc(t) * torch.cos(t * (math.pi / 2 / _ZERO_CROSSINGS)) ** 2 * (cutoff / step_from)
-        index = nearest[:, None] + taps + reach
-        pieces.append((padded[..., index] * weights.to(waveform.dtype)).sum(-1))
-    return torch.cat(pieces, dim=-1) if pieces else waveform[..., :0]
 
 
 def write_wav(path: str | Path, waveform: Tensor | np.ndarray, sample_rate: int) -> None:

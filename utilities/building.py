@@ -22,6 +22,7 @@ from utilities.config import (
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
+    from latent_diffusion.first_stage import FirstStage
     from latent_diffusion.musicldm import MusicLDM
     from utilities.data.datamodule import StemDataModule
 
@@ -149,6 +150,43 @@ def load_initial_weights(config: Config, model: pl.LightningModule) -> None:
         model.load_first_stage(*first_stage_files(config))
 
 
+def load_first_stage_encoder(config: Config, first_stage: FirstStage) -> None:
+    """The VAE's weights that a run of this configuration would start with: those of its checkpoint, or the VAE's file.
+
+    Raises:
+        ConfigError: no weights are named.
+        CheckpointError: a file cannot be used.
+    """
+    from latent_diffusion.checkpoints import load_autoencoder
+
+    trainer = config.trainer
+    for key, path in (
+        ("trainer.resume", trainer.resume),
+        ("trainer.resume_from_checkpoint", trainer.resume_from_checkpoint),
+        ("model.params.ckpt_path", config.model.params.ckpt_path),
+    ):
+        if path:
+            return load_autoencoder(first_stage, find_checkpoint(path, key))
+    return load_autoencoder(first_stage, vae_file(config))
+
+
+def vae_file(config: Config) -> Path:
+    """VAE weights of an MSG-LD configuration.
+
+    Raises:
+        ConfigError: they are not named.
+        CheckpointError: the file does not exist.
+    """
+    where = "model.params.first_stage_config.params"
+    path = config.model.params.first_stage_config.params.reload_from_ckpt
+    if not path:
+        raise ConfigError(
+            f"{config.path}: {where}.reload_from_ckpt: found nothing, expected the weights of a trained VAE "
+            "(or model.params.ckpt_path, or trainer.resume_from_checkpoint)"
+        )
+    return find_checkpoint(path, f"{where}.reload_from_ckpt")
+
+
 def first_stage_files(config: Config) -> tuple[Path, Path | None]:
     """VAE and vocoder weights of an MSG-LD configuration; None for a vocoder that has none.
 
@@ -158,12 +196,7 @@ def first_stage_files(config: Config) -> tuple[Path, Path | None]:
     """
     where = "model.params.first_stage_config.params"
     p = config.model.params.first_stage_config.params
-    if not p.reload_from_ckpt:
-        raise ConfigError(
-            f"{config.path}: {where}.reload_from_ckpt: found nothing, expected the weights of a trained VAE "
-            "(or model.params.ckpt_path, or trainer.resume_from_checkpoint)"
-        )
-    vae = find_checkpoint(p.reload_from_ckpt, f"{where}.reload_from_ckpt")
+    vae = vae_file(config)
     if vocoder_settings(config).kind == "griffin_lim":
         return vae, None
     if p.vocoder_config.ckpt_path:

@@ -31,6 +31,7 @@ from utilities.config_settings import (
     autoencoder_settings,
     guidance_scale,
     kind,
+    latent_cache,
     mel_settings,
     model_settings,
     task_name,
@@ -46,6 +47,7 @@ __all__ = [
     "guidance_scale",
     "key_docs",
     "kind",
+    "latent_cache",
     "load_config",
     "mel_settings",
     "model_settings",
@@ -60,11 +62,10 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 PRECISIONS = {
-    "64": "64-true",
     "32": "32-true",
     "16": "16-mixed",
     "bf16": "bf16-mixed",
-    **{name: name for name in ("64-true", "32-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed")},
+    **{name: name for name in ("32-true", "16-mixed", "bf16-mixed")},
 }
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
@@ -242,6 +243,7 @@ def _check(config: Config) -> None:
     wrong = [name for name in path.stems if not name or name.startswith(".") or re.search(r"[/\\\0]", name)]
     if wrong:
         raise ConfigError(f"{config.path}: data.params.path.stems: found {wrong[0]!r}, expected plain file names")
+    latent_cache(config)
     if kind(config) == "msgld":
         _check_msgld(config)
     else:

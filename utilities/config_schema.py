@@ -38,7 +38,7 @@ class TrainerConfig:
     resume: str | None = key(None, "go on in this run folder, or in the folder of this checkpoint file")
     resume_from_checkpoint: str | None = key(None, "start a new run folder from this checkpoint file")
     accelerator: str = key("auto", "where to compute", choices=("auto", "gpu", "cuda", "cpu", "mps", "tpu"))
-    precision: str | int = key("32-true", "32, 16, bf16, 32-true, 16-mixed, bf16-mixed, 64")
+    precision: str | int = key("32-true", "32, 16, bf16 (both mixed), or 32-true, 16-mixed, bf16-mixed")
     devices: int | list[int] | str = key("auto", "how many devices, a list of device numbers, or auto")
     max_steps: int = key(-1, "stop after so many optimiser steps; -1: no limit", ours=True, low=-1)
     max_time: str | int | float | None = key(None, 'stop after "DD:HH:MM:SS", "HH:MM:SS" or seconds', ours=True)
@@ -123,6 +123,11 @@ class PreprocessingConfig:
 class DataParams:
     batch_size: int = key(3, "items of a batch on each device", low=1)
     num_workers: int = key(4, "processes that read audio", low=0)
+    latent_cache: str | None = key(
+        None,
+        "folder in which the training tracks' latents are kept, encoded once; empty: encoded at every step",
+        ours=True,
+    )
     augmentation: AugmentationConfig = key(AugmentationConfig, "changes made to training items")
     path: PathConfig = key(PathConfig, "where the data lies")
     preprocessing: PreprocessingConfig = key(PreprocessingConfig, "from files to log-mels")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 from latent_diffusion.errors import ConfigError
@@ -61,6 +62,30 @@ def guidance_scale(config: Config) -> float | tuple[float, ...]:
     if scale is None:
         return 0.0 if task == "arrangement" else 1.0
     return tuple(scale) if isinstance(scale, list) else scale
+
+
+def latent_cache(config: Config) -> Path | None:
+    """The folder of the latent cache, or None where latents are not kept.
+
+    Raises:
+        ConfigError: another key asks for what cached latents do not have.
+    """
+    p = config.data.params
+    if not p.latent_cache:
+        return None
+    if kind(config) != "msgld":
+        clash = ("model.target", config.model.target, "an MSG-LD: a first stage trains on waveforms")
+    elif p.augmentation.masking:
+        clash = ("data.params.augmentation.masking", "true", "false: silencing stems changes the encoded mixtures")
+    elif config.model.params.use_silence_weight:
+        clash = ("model.params.use_silence_weight", "true", "false: the cache holds no log-mels to weight by")
+    else:
+        return Path(p.latent_cache)
+    key, found, expected = clash
+    raise ConfigError(
+        f"{config.path}: {key}: found {found}, while data.params.latent_cache is set, expected {expected}; change it, "
+        "or leave data.params.latent_cache empty"
+    )
 
 
 def mel_settings(config: Config) -> MelSettings:

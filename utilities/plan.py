@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from utilities.building import build_model
-from utilities.config import Config, kind, model_settings, resolve_accelerator, task_name
+from utilities.config import Config, kind, latent_cache, model_settings, resolve_accelerator, task_name
 from utilities.runs import TRAINING_MODES, checkpoint_of, parameter_count, run_folder, scan_data, take_weights
 
 
@@ -37,6 +37,8 @@ def describe(config: Config) -> str:
     for name, dataset in (("train", data.train_dataset), ("validation", data.valid_dataset)):
         if dataset is not None:
             lines.append(f"{name:<12} {len(dataset.tracks)} tracks, {len(dataset)} windows")
+    if training and latent_cache(config):
+        lines.append(f"latents      encoded once, kept in {latent_cache(config)}")
     if training:
         t = config.trainer
         batches = len(data.train_dataset) // config.data.params.batch_size

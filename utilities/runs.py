@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
@@ -18,9 +19,9 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from latent_diffusion.checkpoints import expect_kind, read_weights
 from latent_diffusion.errors import ConfigError
 from utilities.building import build_data, build_model, find_checkpoint, load_initial_weights
-from utilities.config import Config, kind, require_data, resolve_accelerator, resolve_devices
+from utilities.config import Config, kind, latent_cache, require_data, resolve_accelerator, resolve_devices
 from utilities.data.datamodule import train_loader
-from utilities.files import whole_file
+from utilities.files import safe_name, whole_file
 from utilities.results import ResultWriter
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class LastCheckpoint(pl.Callback):
 
     def _save(self, trainer: pl.Trainer) -> None:
         if trainer.global_step != self.saved_at:
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)  # False: with the optimiser's state
             self.saved_at = trainer.global_step
 
 
@@ -91,7 +92,12 @@ def run_folder(config: Config) -> Path:
         return project / "DEV_EXP"
     if RUN_FOLDER_VARIABLE in os.environ:
         return Path(os.environ[RUN_FOLDER_VARIABLE])
-    name = f"{config.id.name}_{config.model.params.base_learning_rate:g}_{config.id.version}"
+    if int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1:
+        raise ConfigError(
+            f"started as one of several processes (torchrun, srun): set {RUN_FOLDER_VARIABLE} to one folder, "
+            "the run's, for all of them"
+        )
+    name = safe_name(f"{config.id.name}_{config.model.params.base_learning_rate:g}_{config.id.version}")
     started = datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
     folder, attempt = project / f"{started}_{name}", 1
     while folder.exists():
@@ -143,6 +149,7 @@ def build_trainer(config: Config, folder: Path, step: int | None = None) -> pl.T
                     filename="best_{step}",
                     monitor=config.model.params.monitor,
                     save_top_k=t.save_top_k,
+                    save_on_train_epoch_end=False,  # after validations: only these make the monitored value
                 )
             )
         callbacks.append(LastCheckpoint(folder / "checkpoints" / "last.ckpt", t.save_checkpoint_every_n_steps))
@@ -152,13 +159,17 @@ def build_trainer(config: Config, folder: Path, step: int | None = None) -> pl.T
     accelerator = resolve_accelerator(config)
     # A first stage optimises by hand; Lightning leaves accumulation and clipping to it.
     by_hand = kind(config) != "msgld"
+    devices = resolve_devices(config, accelerator)
+    strategy = t.strategy
+    if by_hand and strategy in ("auto", "ddp") and (_count(devices) > 1 or t.num_nodes > 1):
+        strategy = "ddp_find_unused_parameters_true"  # each of the two losses leaves the other network out
     try:
         return pl.Trainer(
             default_root_dir=folder,
             accelerator=accelerator,
-            devices=resolve_devices(config, accelerator),
+            devices=devices,
             num_nodes=t.num_nodes,
-            strategy=t.strategy,
+            strategy=strategy,
             precision=t.precision,
             max_epochs=-1 if t.max_epochs is None else t.max_epochs,
             max_steps=t.max_steps,
@@ -182,6 +193,13 @@ def build_trainer(config: Config, folder: Path, step: int | None = None) -> pl.T
     except (MisconfigurationException, ValueError, TypeError) as error:
         first = str(error).strip().splitlines()[0]
         raise ConfigError(f"{config.path}: trainer: {first}") from None
+
+
+def _count(devices: int | list[int] | str) -> int:
+    """How many devices that is here."""
+    if isinstance(devices, list):
+        return len(devices)
+    return torch.cuda.device_count() if devices in ("auto", -1) else int(devices)
 
 
 def checkpoint_of(config: Config) -> Path | None:
@@ -212,6 +230,8 @@ def run(config: Config) -> Path:
     data = scan_data(config)
     model = build_model(config)
     checkpoint, step = take_weights(config, model)
+    if training and latent_cache(config):
+        read_cached_latents(config, data, model, checkpoint)
     folder = run_folder(config)
     chosen_here = RUN_FOLDER_VARIABLE not in os.environ
     os.environ[RUN_FOLDER_VARIABLE] = str(folder)
@@ -227,7 +247,7 @@ def run(config: Config) -> Path:
                 writer.step = None  # from here on the trainer counts
             # Lightning restores optimiser, loops and weights; nothing but plain tensors and values is read.
             trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-            if not (folder / "checkpoints" / "last.ckpt").exists():
+            if trainer.is_global_zero and trainer.global_step == (read_weights(checkpoint).step if checkpoint else 0):
                 log.warning("nothing was trained: %s has reached max_steps or max_epochs", checkpoint or "the run")
     finally:
         if chosen_here:  # a later run of this process has a folder of its own
@@ -276,6 +296,25 @@ def take_weights(config: Config, model: pl.LightningModule) -> tuple[Path | None
     return (prepare_resuming(config, model, checkpoint) if config.mode in TRAINING_MODES else None), step
 
 
+def read_cached_latents(
+    config: Config, data: StemDataModule, model: pl.LightningModule, checkpoint: Path | None
+) -> None:
+    """Let the training read latents that are encoded once; what the cache lacks is made now, by all ranks together.
+
+    Raises:
+        ConfigError: the cache's folder cannot be written.
+        DataError: no track can be encoded.
+    """
+    from latent_diffusion.checkpoints import load_autoencoder
+    from utilities.data.latents import encoding_device, latent_dataset
+
+    if checkpoint:  # Lightning restores its weights too, but later
+        load_autoencoder(model.first_stage_model, checkpoint)
+    data.train_dataset = latent_dataset(
+        data.train_dataset, model.first_stage_model, latent_cache(config), encoding_device(config)
+    )
+
+
 def prepare_folder(config: Config, folder: Path) -> None:
     """Make the run's folder with its configuration; drop what a killed run left half written.
 
@@ -287,7 +326,9 @@ def prepare_folder(config: Config, folder: Path) -> None:
         if config.trainer.resume:
             for left_over in (folder / "checkpoints").glob(TEMPORARY_CHECKPOINTS):
                 left_over.unlink(missing_ok=True)
-        with whole_file(folder / "config.yaml") as temporary:
+        # Evaluating in a training's folder leaves the training's own record alone.
+        own = config.mode in TRAINING_MODES or not config.trainer.resume
+        with whole_file(folder / ("config.yaml" if own else f"config_{config.mode}.yaml")) as temporary:
             temporary.write_text(config.to_yaml(), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{config.path}: log_directory: {folder} cannot be written ({error.strerror})") from None
@@ -335,6 +376,7 @@ def _quiet() -> None:
         ".*Experiment logs directory.*",
         ".*LeafSpec.*",
         ".*torch.jit.*",
+        ".*module\\(s\\) in eval mode.*",  # the frozen first stage
     ):
         warnings.filterwarnings("ignore", pattern)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)

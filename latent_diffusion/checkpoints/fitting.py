@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from latent_diffusion.architecture import infer_autoencoder, infer_diffusion, infer_model_settings, infer_vocoder
-from latent_diffusion.checkpoints.contents import EMA_PREFIX, FIRST_STAGE_PREFIX, TABLES, UNET_PREFIX, strip_prefix
+from latent_diffusion.checkpoints.contents import EMA_PREFIX, FIRST_STAGE_PREFIX, UNET_PREFIX, strip_prefix
 from latent_diffusion.checkpoints.reading import WeightsFile, expect_kind
 from latent_diffusion.diffusion import NoiseSchedule
 from latent_diffusion.ema import shadow_name
@@ -266,8 +266,3 @@ def scale_of(weights: WeightsFile) -> Tensor:
     if not bool((scale > 0).all()):
         raise CheckpointError(f"{weights.path}: 'scale_factor' is not positive")
     return scale.float().reshape(() if scale.numel() == 1 else scale.shape)
-
-
-def tables_of(weights: WeightsFile) -> dict[str, Tensor]:
-    """The schedule tables that the file carries."""
-    return {key: value for key, value in weights.tensors.items() if key in TABLES}

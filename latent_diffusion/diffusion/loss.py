@@ -58,7 +58,7 @@ def diffusion_loss(
     """
     error = (output.float() - schedule.target(z0, noise, t)) ** 2
     per_item = error.flatten(1).mean(1)
-    logs = {"loss_simple": per_item.mean(), "loss_vlb": (schedule.lvlb_weights().to(t.device)[t] * per_item).mean()}
+    logs = {"loss_simple": per_item.mean(), "loss_vlb": (schedule.lvlb_weights[t] * per_item).mean()}
     weighted = per_item
     if settings.silence_tau is not None and log_mel is not None:
         weighted = (error * silence_weights(log_mel, settings.silence_tau, z0)).flatten(1).mean(1)

@@ -26,6 +26,7 @@ class NoiseSchedule(nn.Module):
         with torch.device("cpu"):
             self.register_buffer("betas", torch.tensor(self._betas, dtype=torch.float32), persistent=False)
             self.register_buffer("alphas_cumprod", torch.tensor(abar, dtype=torch.float32), persistent=False)
+            self.register_buffer("lvlb_weights", self._lvlb_weights(), persistent=False)
 
     @property
     def num_timesteps(self) -> int:
@@ -107,7 +108,7 @@ class NoiseSchedule(nn.Module):
         }
         return {name: torch.tensor(array, dtype=torch.float32) for name, array in arrays.items()}
 
-    def lvlb_weights(self) -> Tensor:
+    def _lvlb_weights(self) -> Tensor:
         """Weights that turn per-step noise errors into the variational bound, (timesteps,); entry 0 repeats entry 1."""
         tables = self.published_buffers()
         betas, abar, variance = tables["betas"], tables["alphas_cumprod"], tables["posterior_variance"]

@@ -48,7 +48,8 @@ class FirstStage(AutoencoderKL):
     def latents_to_log_mel(self, z: Tensor, max_batch: int = 8) -> Tensor:
         """Decode unscaled latents (..., C, T/r, F) to log-mels (..., T, M), at most `max_batch` at once."""
         flat = z.reshape(-1, *z.shape[-3:])
-        decoded = torch.cat([self.decode(part) for part in flat.split(max_batch)])
+        with torch.autocast(z.device.type, enabled=False):  # 16 bit would be heard
+            decoded = torch.cat([self.decode(part) for part in flat.float().split(max_batch)])
         return decoded.reshape(*z.shape[:-3], *decoded.shape[-2:])
 
     def log_mel_to_waveform(self, log_mel: Tensor, max_batch: int = 8) -> Tensor:
@@ -57,5 +58,6 @@ class FirstStage(AutoencoderKL):
         n is a little more than T * hop_length (32 samples at the published rates); the caller cuts.
         """
         flat = rearrange(log_mel.reshape(-1, *log_mel.shape[-2:]), "p t m -> p m t").contiguous()
-        waveform = torch.cat([self.vocoder(part)[:, 0] for part in flat.split(max_batch)])
+        with torch.autocast(log_mel.device.type, enabled=False):
+            waveform = torch.cat([self.vocoder(part)[:, 0] for part in flat.float().split(max_batch)])
         return waveform.reshape(*log_mel.shape[:-2], -1)

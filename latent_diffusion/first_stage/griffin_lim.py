@@ -25,12 +25,13 @@ class GriffinLim(nn.Module):
     def __init__(self, mel: MelSettings, iterations: int = 32):
         super().__init__()
         basis = LogMel(mel).mel_basis  # (n_fft // 2 + 1, M)
-        with torch.device("cpu"):
+        with torch.device("cpu"):  # constants, not weights: real numbers even where a model is built on "meta"
             inverse = torch.linalg.pinv(basis.T.double()).float()
+            search = torchaudio.transforms.GriffinLim(
+                mel.n_fft, iterations, mel.win_length, mel.hop_length, power=1.0, rand_init=False
+            )
         self.register_buffer("inverse", inverse, persistent=False)
-        self.search = torchaudio.transforms.GriffinLim(
-            mel.n_fft, iterations, mel.win_length, mel.hop_length, power=1.0, rand_init=False
-        )
+        self.search = search
         window = self.search.window  # a constant: not part of a checkpoint
         del self.search.window
         self.search.register_buffer("window", window, persistent=False)

@@ -1,5 +1,8 @@
 """Inference on waveforms."""
 
-from latent_diffusion.pipeline.pipeline import MultiTrackPipeline, MultiTrackResult, SamplingSettings, mix
+from latent_diffusion.pipeline.inputs import AudioSource
+from latent_diffusion.pipeline.masking import mask_mixture
+from latent_diffusion.pipeline.pipeline import MultiTrackPipeline
+from latent_diffusion.pipeline.results import MultiTrackResult, SamplingSettings, mix
 
-__all__ = ["MultiTrackPipeline", "MultiTrackResult", "SamplingSettings", "mix"]
+__all__ = ["AudioSource", "MultiTrackPipeline", "MultiTrackResult", "SamplingSettings", "mask_mixture", "mix"]

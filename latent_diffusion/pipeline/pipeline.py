@@ -1,94 +1,35 @@
-"""Waveforms in, stems out: the only inference path."""
+"""Waveforms in, stems out: what users call."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
-import torchaudio
-from torch import Tensor, nn
+from torch import Tensor
 
-from latent_diffusion.diffusion import NoiseSchedule, guided_denoiser, sample
 from latent_diffusion.diffusion.guidance import Scale
 from latent_diffusion.diffusion.samplers import Progress
 from latent_diffusion.errors import ConfigError, DataError
-from latent_diffusion.first_stage import FirstStage
-from latent_diffusion.noise import NoiseSource, generators
-from latent_diffusion.pipeline.windows import cut_windows, join_windows
-from latent_diffusion.settings import ModelSettings
-from latent_diffusion.tasks import Arrangement, Generation, Separation, Task
+from latent_diffusion.pipeline.core import LatentPipeline
+from latent_diffusion.pipeline.inputs import ArraySource, AudioSource, Waveform, read_mono, resolve_guidance
+from latent_diffusion.pipeline.masking import EXPONENT, MaskFilter, filter_stream, soft_masks
+from latent_diffusion.pipeline.results import SamplingSettings, mix
+from latent_diffusion.pipeline.sections import Job, run_sections
+from latent_diffusion.resampling import resampled_length
+from latent_diffusion.tasks import Arrangement, Generation, Separation
 
-Waveform = Tensor | np.ndarray
-
-
-@dataclass
-class SamplingSettings:
-    """How to sample.
-
-    Args:
-        sampler: a key of `latent_diffusion.diffusion.SAMPLERS`.
-        steps: denoising steps.
-        eta: 0 deterministic to 1 ancestral (DDIM).
-        batch_size: windows denoised at once.
-    """
-
-    sampler: str = "ddim"
-    steps: int = 200
-    eta: float = 1.0
-    batch_size: int = 4
+REFINEMENTS = ("mask", "none")
+Guidance = Scale | Mapping[str, float]
 
 
-@dataclass
-class MultiTrackResult:
-    """What one sampling run over a batch of windows made.
-
-    Args:
-        stems: the model's stems, in order.
-        generated: those that were made; the others are the given ones.
-        latents: (B, S, C, T/r, F), scaled.
-        log_mels: (B, S, T, M).
-        waveforms: (B, S, N) at the model's rate; given stems are the original audio.
-        mixture: (B, N), sum of the stems clipped to [-1, 1].
-    """
-
-    stems: tuple[str, ...]
-    generated: tuple[str, ...]
-    latents: Tensor
-    log_mels: Tensor
-    waveforms: Tensor
-    mixture: Tensor
-
-
-def mix(stems: Tensor) -> Tensor:
-    """Mixture (..., N) of stems (..., S, N): their sum clipped to [-1, 1]."""
-    return stems.sum(-2).clamp(-1.0, 1.0)
-
-
-class MultiTrackPipeline:
+class MultiTrackPipeline(LatentPipeline):
     """Separate, generate and arrange with one model.
 
-    Args:
-        unet: the denoiser.
-        first_stage: log-mel, VAE and vocoder.
-        schedule: the noise schedule.
-        scale_factor: multiplies latents after encoding; a scalar, or one number a latent channel (C, 1, 1).
-        settings: the model's description.
+    `separate`, `generate` and `arrange` take and give whole waveforms; `stream_*` read and give them piece by piece,
+    in memory that does not grow with their length.
     """
-
-    def __init__(
-        self,
-        unet: nn.Module,
-        first_stage: FirstStage,
-        schedule: NoiseSchedule,
-        scale_factor: Tensor,
-        settings: ModelSettings,
-    ):
-        self.unet, self.first_stage, self.schedule = unet, first_stage, schedule
-        self.scale_factor, self.settings = scale_factor, settings
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str | torch.device = "cpu") -> MultiTrackPipeline:
@@ -107,149 +48,45 @@ class MultiTrackPipeline:
         parts = [part.to(device).eval().requires_grad_(False) for part in (unet, first_stage, schedule)]
         return cls(*parts, scale_factor.to(device), settings)
 
-    @property
-    def stems(self) -> tuple[str, ...]:
-        """Names of the stems, in the model's order."""
-        return self.settings.stems
-
-    @property
-    def device(self) -> torch.device:
-        """Where the networks are."""
-        return self.schedule.alphas_cumprod.device
-
-    # The two ways between waveforms and latents.
-
-    @torch.no_grad()
-    def encode(self, waveforms: Tensor, noise: NoiseSource = None) -> tuple[Tensor, Tensor]:
-        """Scaled latents of waveforms: a *sample* of the posterior, as published.
-
-        Args:
-            waveforms: (..., N) at the model's rate; N a multiple of hop_length * r.
-            noise: source of the sample (see `latent_diffusion.noise`); noise itself is (P, C, T/r, F).
-
-        Returns:
-            latents (..., C, T/r, F) and log-mels (..., T, M).
-        """
-        log_mel = self.first_stage.waveform_to_log_mel(waveforms)
-        posterior = self.first_stage.log_mel_to_posterior(log_mel)
-        z = posterior.sample(noise) * self.scale_factor
-        return z.reshape(*waveforms.shape[:-1], *z.shape[1:]), log_mel
-
-    @torch.no_grad()
-    def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-mels (..., T, M) and waveforms (..., T * hop_length) of scaled latents (..., C, T/r, F)."""
-        log_mel = self.first_stage.latents_to_log_mel(z / self.scale_factor)
-        waveform = self.first_stage.log_mel_to_waveform(log_mel)
-        return log_mel, waveform[..., : log_mel.shape[-2] * self.settings.mel.hop_length]
-
-    # The one sampling run that every task goes through.
-
-    @torch.no_grad()
-    def run(
-        self,
-        task: Task,
-        mixture: Tensor | None = None,
-        stems: Tensor | None = None,
-        seeds: Sequence[int] = (0,),
-        sampling: SamplingSettings | None = None,
-        progress: Progress | None = None,
-    ) -> MultiTrackResult:
-        """Carry out a task on a batch of windows.
-
-        Args:
-            task: what to do.
-            mixture: (B, N), where the task is guided by it.
-            stems: (B, S, N), where the task keeps some; the ones to be made are not looked at.
-            seeds: one a window (B,). A window's result depends on its own seed, not on the batch it is in.
-            sampling: sampler, steps and eta.
-            progress: called with (steps done, steps).
-
-        Raises:
-            ConfigError: neither one guidance scale nor one a stem.
-            DataError: the task needs a mixture or stems and got none.
-        """
-        s = sampling or SamplingSettings()
-        made = task.generated(self.stems)
-        mask = task.known_mask(self.stems)
-        sources = generators(seeds)
-        scales = task.guidance_scale
-        if isinstance(scales, Sequence) and len(scales) not in (1, len(self.stems)):
-            raise ConfigError(f"guidance scale: found {len(scales)} numbers, expected one or {len(self.stems)}")
-        if task.needs_mixture and mixture is None:
-            raise DataError(f"{task.name}: a mixture is needed at guidance scale {task.guidance_scale}")
-        if mask is not None and stems is None:
-            raise DataError(f"{task.name}: the given stems are needed")
-        condition = self.encode(mixture.to(self.device), sources)[0] if task.needs_mixture else None
-        known = None
-        if mask is not None:
-            mask = mask.to(self.device)
-            stems = stems.to(self.device)
-            kept = [i for i, stem in enumerate(self.stems) if stem not in made]
-            known = torch.zeros(len(seeds), len(self.stems), *self.latent_shape(stems.shape[-1]), device=self.device)
-            for i in kept:
-                known[:, i] = self.encode(stems[:, i], sources)[0]
-        reference = mixture if mixture is not None else stems
-        samples = self.settings.mel.window_samples if reference is None else reference.shape[-1]
-        z = sample(
-            guided_denoiser(self.unet, condition, task.guidance_scale),
-            (len(seeds), len(self.stems), *self.latent_shape(samples)),
-            self.schedule,
-            sampler=s.sampler,
-            steps=s.steps,
-            eta=s.eta,
-            known=known,
-            mask=mask,
-            noise=sources,
-            progress=progress,
-        )
-        return self.finish(z, made, stems if mask is not None else None)
-
-    def latent_shape(self, samples: int) -> tuple[int, int, int]:
-        """(C, T/r, F) of a window of `samples`."""
-        channels, _, bins = self.settings.latent_shape
-        return channels, samples // (self.settings.mel.hop_length * self.settings.autoencoder.reduction), bins
-
-    @torch.no_grad()
-    def finish(self, z: Tensor, made: tuple[str, ...], given: Tensor | None) -> MultiTrackResult:
-        """Decode sampled latents; given stems (B, S, N) come back as the original audio."""
-        indices = [self.stems.index(stem) for stem in made]
-        made_log_mels, made_waveforms = self.decode(z[:, indices])
-        if given is None:
-            log_mels, waveforms = made_log_mels, made_waveforms
-        else:
-            log_mels, waveforms = self.first_stage.waveform_to_log_mel(given), given.clone()
-            log_mels[:, indices], waveforms[:, indices] = made_log_mels, made_waveforms
-        return MultiTrackResult(self.stems, made, z, log_mels, waveforms, mix(waveforms))
-
-    # What users call.
+    # Whole waveforms.
 
     def separate(
         self,
         mixture: Waveform,
         sample_rate: int,
-        guidance_scale: Scale = 1.0,
+        guidance_scale: Guidance = 1.0,
         seed: int = 0,
         sampling: SamplingSettings | None = None,
         progress: Progress | None = None,
+        refine: str = "mask",
+        mask_exponent: float = EXPONENT,
     ) -> dict[str, Tensor]:
         """Take a recording apart.
 
         Args:
-            mixture: (samples,) or (channels, samples), numpy or torch, any length above 0; downmixed to mono.
-            sample_rate: hz.
-            guidance_scale: above 1 follows the mixture more closely; one number, or one a stem.
-            seed: same seed, same stems.
-            sampling: sampler, steps, eta, windows at once.
-            progress: called with (steps done, steps in all).
+            mixture: (samples,) or (channels, samples), numpy or torch, any length above 0. The model hears it mono.
+            sample_rate: hz, any.
+            guidance_scale: above 1 follows the mixture more closely; one number, one a stem, or {stem: number}, where
+                stems that are not named have 1.
+            seed: same seed, same stems, whatever the batch size.
+            sampling: sampler, steps, eta, windows at once, overlap.
+            progress: called with (network batches done, in all).
+            refine: "mask" for stems cut out of the mixture itself by the model's log-mels, which sum to the mixture;
+                "none" for what the vocoder makes of the log-mels.
+            mask_exponent: of the magnitudes that the masks compare; above 2 decides harder.
 
         Returns:
-            {stem: (1, samples)} at the model's rate, `settings.mel.sample_rate`.
+            {stem: waveform}: with "mask" (channels, samples) as the mixture and at its rate, with "none" (1, samples)
+            at the model's rate, `settings.mel.sample_rate`.
 
         Raises:
+            ConfigError: unknown refinement or stem, or a guidance scale of 0 for all stems.
             DataError: empty or not finite.
         """
-        mono = self._prepare(mixture, sample_rate, "mixture")
-        return self._run_windows(Separation(guidance_scale), mono, None, len(mono), seed, sampling, progress)
+        source = ArraySource(mixture, sample_rate, "mixture")
+        return self._collect(
+            self.stream_separate(source, guidance_scale, seed, sampling, progress, refine, mask_exponent)
+        )
 
     def generate(
         self,
@@ -261,7 +98,7 @@ class MultiTrackPipeline:
         """Make all stems from nothing.
 
         Args:
-            seconds: length; None for one window. Every window is made on its own.
+            seconds: length; None for one window.
             seed, sampling, progress: as in `separate`.
 
         Returns:
@@ -270,19 +107,14 @@ class MultiTrackPipeline:
         Raises:
             DataError: a length that is not positive and finite.
         """
-        mel = self.settings.mel
-        length = mel.window_seconds if seconds is None else seconds
-        samples = round(length * mel.sample_rate) if math.isfinite(length) else 0
-        if samples < 1:
-            raise DataError(f"seconds: found {seconds}, expected at least one sample at {mel.sample_rate} hz")
-        return self._run_windows(Generation(), None, None, samples, seed, sampling, progress)
+        return self._collect(self.stream_generate(seconds, seed, sampling, progress))
 
     def arrange(
         self,
         stems: Mapping[str, Waveform],
         sample_rate: int,
         generate: str | Iterable[str] | None = None,
-        guidance_scale: Scale = 0.0,
+        guidance_scale: Guidance = 0.0,
         seed: int = 0,
         sampling: SamplingSettings | None = None,
         progress: Progress | None = None,
@@ -293,88 +125,131 @@ class MultiTrackPipeline:
             stems: given stems by name, each (samples,) or (channels, samples).
             sample_rate: hz, of all of them.
             generate: stems to make; None for all that are not given.
-            guidance_scale: above 0 the mixture of the given stems guides, too.
+            guidance_scale: above 0 the mixture of the given stems guides, too; stems that are not named have 0.
             seed, sampling, progress: as in `separate`.
 
         Returns:
-            {stem: (1, samples)} at the model's rate, the given ones unchanged but for rate and channels.
+            {stem: (1, samples)} at the model's rate, the given ones unchanged but for rate and channels
+            (mono) and clipping to [-1, 1].
 
         Raises:
             DataError: unknown stems, unequal lengths, or nothing left to make.
         """
-        unknown = [name for name in stems if name not in self.stems]
+        made = self._stems_to_make(stems, generate)
+        sources = {name: ArraySource(x, sample_rate, name) for name, x in stems.items() if name not in made}
+        return self._collect(self.stream_arrange(sources, made, guidance_scale, seed, sampling, progress))
+
+    # Piece by piece.
+
+    def stream_separate(
+        self,
+        source: AudioSource,
+        guidance_scale: Guidance = 1.0,
+        seed: int = 0,
+        sampling: SamplingSettings | None = None,
+        progress: Progress | None = None,
+        refine: str = "mask",
+        mask_exponent: float = EXPONENT,
+    ) -> Iterator[Tensor]:
+        """As `separate`, from an `AudioSource`; yields (S, channels, n), one after the other."""
+        if refine not in REFINEMENTS:
+            raise ConfigError(f"refine: found {refine!r}, expected one of {', '.join(REFINEMENTS)}")
+        if not (math.isfinite(mask_exponent) and mask_exponent > 0):
+            raise ConfigError(f"mask exponent: found {mask_exponent}, expected a number above 0")
+        s, mel = sampling or SamplingSettings(), self.settings.mel
+        samples = resampled_length(source.samples, source.sample_rate, mel.sample_rate)
+        task = Separation(resolve_guidance(guidance_scale, self.stems, 1.0))
+        job = Job(task, samples, lambda a, n: read_mono(source, a, n, mel.sample_rate), None, seed)
+        if refine == "none":
+            pieces = run_sections(self, job, s, lambda z, _: self.decode(z, s.overlap)[1], self.latent_hop, progress)
+            return _cut(pieces, samples)
+
+        def masks(z: Tensor, _: Tensor | None) -> Tensor:
+            return torch.stack([soft_masks(item, mask_exponent) for item in self.decode_log_mels(z, s.overlap)])
+
+        pieces = run_sections(self, job, s, masks, self.settings.autoencoder.reduction, progress)
+        return filter_stream(source.read, source.samples, pieces, MaskFilter(mel, source.sample_rate))
+
+    def stream_generate(
+        self,
+        seconds: float | None = None,
+        seed: int = 0,
+        sampling: SamplingSettings | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[Tensor]:
+        """As `generate`; yields (S, 1, n), one after the other."""
+        s, mel = sampling or SamplingSettings(), self.settings.mel
+        length = mel.window_seconds if seconds is None else seconds
+        samples = round(length * mel.sample_rate) if math.isfinite(length) else 0
+        if samples < 1:
+            raise DataError(f"seconds: found {seconds}, expected at least one sample at {mel.sample_rate} hz")
+        job = Job(Generation(), samples, None, None, seed)
+        pieces = run_sections(self, job, s, lambda z, _: self.decode(z, s.overlap)[1], self.latent_hop, progress)
+        return _cut(pieces, samples)
+
+    def stream_arrange(
+        self,
+        sources: Mapping[str, AudioSource],
+        generate: str | Iterable[str] | None = None,
+        guidance_scale: Guidance = 0.0,
+        seed: int = 0,
+        sampling: SamplingSettings | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[Tensor]:
+        """As `arrange`, from an `AudioSource` for each given stem; yields (S, 1, n), one after the other."""
+        s, rate = sampling or SamplingSettings(), self.settings.mel.sample_rate
+        made = self._stems_to_make(sources, generate)
+        given = {name: source for name, source in sources.items() if name not in made}
+        lengths = {resampled_length(source.samples, source.sample_rate, rate) for source in given.values()}
+        if len(lengths) != 1:
+            raise DataError(f"given stems: expected at least one, all of one length, found {sorted(lengths)} samples")
+        samples = lengths.pop()
+
+        def read(start: int, count: int) -> Tensor:
+            silence = torch.zeros(count)
+            return torch.stack(
+                [read_mono(given[name], start, count, rate) if name in given else silence for name in self.stems]
+            )
+
+        task = Arrangement(resolve_guidance(guidance_scale, self.stems, 0.0), generate=made)
+        mixture = (lambda a, n: mix(read(a, n))) if task.needs_mixture else None
+
+        def waveforms(z: Tensor, stems: Tensor | None) -> Tensor:
+            return self.finish(z, task.generated(self.stems), stems, s.overlap).waveforms
+
+        return _cut(
+            run_sections(self, Job(task, samples, mixture, read, seed), s, waveforms, self.latent_hop, progress),
+            samples,
+        )
+
+    def _stems_to_make(self, given: Iterable[str], generate: str | Iterable[str] | None) -> tuple[str, ...]:
+        """The stems that an arrangement makes."""
+        unknown = [name for name in given if name not in self.stems]
         if unknown:
             raise DataError(f"given stem {unknown[0]!r} is not one of the model's: {', '.join(self.stems)}")
         generate = (generate,) if isinstance(generate, str) else generate
-        made = tuple(generate) if generate is not None else tuple(s for s in self.stems if s not in stems)
+        made = tuple(generate) if generate is not None else tuple(s for s in self.stems if s not in given)
         unknown = [name for name in made if name not in self.stems]
         if unknown:
             raise DataError(f"stem to make {unknown[0]!r} is not one of the model's: {', '.join(self.stems)}")
         if not made:
             raise DataError("nothing to make: all stems are given; leave one out, or name the ones to make anew")
-        lacking = [name for name in self.stems if name not in stems and name not in made]
+        lacking = [name for name in self.stems if name not in given and name not in made]
         if lacking:
             raise DataError(f"stem {lacking[0]!r} is neither given nor to be made; give it, make it, or give silence")
-        given = {name: self._prepare(w, sample_rate, name) for name, w in stems.items() if name not in made}
-        lengths = {len(w) for w in given.values()}
-        if len(lengths) != 1:
-            raise DataError(f"given stems: expected at least one, all of one length, found {sorted(lengths)} samples")
-        samples = lengths.pop()
-        stacked = torch.stack([given.get(name, torch.zeros(samples)) for name in self.stems])
-        task = Arrangement(guidance_scale, generate=made)
-        return self._run_windows(task, mix(stacked), stacked, samples, seed, sampling, progress)
+        return made
 
-    def _prepare(self, waveform: Waveform, sample_rate: int, name: str) -> Tensor:
-        """Mono, at the model's rate, finite, (samples,)."""
-        x = torch.as_tensor(waveform)
-        if not x.is_floating_point():
-            raise DataError(f"{name}: found {x.dtype}, expected floating point numbers in [-1, 1]")
-        if x.dim() == 2 and 0 < x.shape[1] < x.shape[0]:
-            raise DataError(f"{name}: expected (channels, samples), found {tuple(x.shape)}; transpose it")
-        x = x.float()
-        x = x.mean(0) if x.dim() == 2 and x.numel() else x
-        if x.dim() != 1 or not x.numel():
-            raise DataError(f"{name}: expected (samples,) or (channels, samples), found shape {tuple(x.shape)}")
-        if sample_rate < 1:
-            raise DataError(f"{name}: expected a sample rate above 0 hz, found {sample_rate}")
-        if not bool(torch.isfinite(x).all()):
-            raise DataError(f"{name}: contains values that are not finite")
-        return torchaudio.functional.resample(x, sample_rate, self.settings.mel.sample_rate).clamp(-1.0, 1.0)
+    def _collect(self, pieces: Iterator[Tensor]) -> dict[str, Tensor]:
+        """All pieces (S, channels, n) as one waveform for each stem."""
+        whole = torch.cat(list(pieces), dim=-1)
+        return {name: whole[i] for i, name in enumerate(self.stems)}
 
-    def _run_windows(
-        self,
-        task: Task,
-        mixture: Tensor | None,
-        stems: Tensor | None,
-        samples: int,
-        seed: int,
-        sampling: SamplingSettings | None,
-        progress: Progress | None,
-    ) -> dict[str, Tensor]:
-        """Cut into windows, run them in batches, join again. mixture (samples,), stems (S, samples)."""
-        s = sampling or SamplingSettings()
-        window = self.settings.mel.window_samples
-        mixtures = None if mixture is None else cut_windows(mixture, window)  # (W, N)
-        stem_windows = None if stems is None else cut_windows(stems, window).transpose(0, 1)  # (W, S, N)
-        count = -(-samples // window)
-        seeds = [seed * 1_000_003 + i for i in range(count)]
-        parts: list[Tensor] = []
-        for start in range(0, count, s.batch_size):
-            chosen = slice(start, start + s.batch_size)
 
-            def report(done: int, steps: int, start: int = start) -> None:
-                if progress:
-                    batches = -(-count // s.batch_size)
-                    progress(start // s.batch_size * steps + done, batches * steps)
-
-            result = self.run(
-                task,
-                mixture=None if mixtures is None else mixtures[chosen],
-                stems=None if stem_windows is None else stem_windows[chosen],
-                seeds=seeds[chosen],
-                sampling=s,
-                progress=report,
-            )
-            parts.append(result.waveforms.cpu())
-        joined = join_windows(torch.cat(parts), samples)  # (S, samples)
-        return {name: joined[i : i + 1] for i, name in enumerate(self.stems)}
+def _cut(pieces: Iterable[Tensor], samples: int) -> Iterator[Tensor]:
+    """Pieces (S, n) as (S, 1, n), `samples` in all."""
+    left = samples
+    for piece in pieces:
+        piece = piece[:, None, :left]
+        left -= piece.shape[-1]
+        if piece.shape[-1]:
+            yield piece

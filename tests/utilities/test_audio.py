@@ -12,6 +12,7 @@ import torch
 import torchaudio
 
 from latent_diffusion.errors import DataError
+from latent_diffusion.resampling import resample_sparse
 from utilities import audio
 
 
@@ -67,7 +68,7 @@ def test_same_rate_is_untouched(tmp_path: Path) -> None:
 def test_rates_without_common_factor_agree_with_torchaudio() -> None:
     waveform = noise(2, 3000)
     expected = torchaudio.functional.resample(waveform, 1601, 1009)  # small enough for the dense kernel
-    assert (audio._resample_sparse(waveform, 1601, 1009) - expected).abs().max() < 1e-4
+    assert (resample_sparse(waveform, 1601, 1009) - expected).abs().max() < 1e-4
     # a sine keeps its frequency and amplitude where the dense kernel would take gigabytes
     rate, target = 44_101, 16_000
     sine = torch.sin(2 * math.pi * 440 * torch.arange(rate) / rate)[None]

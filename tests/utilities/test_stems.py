@@ -13,9 +13,10 @@ import soundfile
 import torch
 
 from latent_diffusion.errors import DataError
+from latent_diffusion.pipeline import mix
 from latent_diffusion.settings import MelSettings
 from utilities.audio import read_audio, resample
-from utilities.data.stems import StemDataset, mix
+from utilities.data.stems import StemDataset
 
 STEMS = ("bass", "drums", "voice")
 MEL = MelSettings(sample_rate=4000, n_fft=256, win_length=256, hop_length=40, n_mels=16, f_max=2000.0, frames=100)

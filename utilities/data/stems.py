@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from latent_diffusion.errors import DataError
+from latent_diffusion.pipeline import mix
 from latent_diffusion.settings import MelSettings
 from utilities.audio import AudioInfo, audio_info, read_window, resampled_length
 
@@ -174,20 +175,21 @@ class StemDataset(Dataset):
         if self._unreadable[track_index] == 1:
             log.warning("%s: left out from now on: %s", self.tracks[track_index].name, error)
 
-    def _item(self, track: Track, start: int, seed: int | None) -> dict[str, Any]:
+    def _start(self, track: Track, start: int, rng: np.random.Generator | None) -> int:
+        """Where in the track a window begins, in samples, shifted where there is a source of randomness."""
         window = self.mel.window_samples
-        rng = None if seed is None else np.random.default_rng(seed)
         if start >= track.samples:  # only where this track replaces a longer one
             start %= track.samples // window * window
         if self.shift:
             moved = start + (0 if rng is None else int(rng.integers(-(window // 2), window // 2, endpoint=True)))
             start = min(max(moved, 0), track.samples - window)
-        stems = torch.cat(
-            [
-                read_window(file, start, window, self.mel.sample_rate, mono=True, expected_samples=info.samples)
-                for file, info in zip(track.files, track.infos, strict=True)
-            ]
-        ).clamp_(-1.0, 1.0)
+        return start
+
+    def _item(self, track: Track, start: int, seed: int | None) -> dict[str, Any]:
+        window = self.mel.window_samples
+        rng = None if seed is None else np.random.default_rng(seed)
+        start = self._start(track, start, rng)
+        stems = read_stems(track, start, window, self.mel.sample_rate)
         if self.masking and rng is not None:
             stems[rng.permutation(len(self.stems))[: rng.integers(0, len(self.stems))]] = 0.0
         return {
@@ -205,9 +207,26 @@ class StemDataset(Dataset):
         return f"{milliseconds // 1000}_{milliseconds % 1000:03d}"
 
 
-def mix(stems: Tensor) -> Tensor:
-    """The mixture that belongs to stems: (..., S, N) -> (..., N) = clip(sum, -1, 1)."""
-    return stems.sum(dim=-2).clamp_(-1.0, 1.0)
+def read_stems(track: Track, start: int, samples: int, sample_rate: int) -> Tensor:
+    """A stretch of a track's stems.
+
+    Args:
+        track: the track.
+        start: its first sample, at `sample_rate`.
+        samples: its length; what lies beyond the track's end is zero.
+        sample_rate: the model's, in hz.
+
+    Returns:
+        (S, samples) in [-1, 1].
+
+    Raises:
+        DataError: a file cannot be read, or is no longer as long as it was.
+    """
+    stems = [
+        read_window(file, start, samples, sample_rate, mono=True, expected_samples=info.samples)
+        for file, info in zip(track.files, track.infos, strict=True)
+    ]
+    return torch.cat(stems).clamp_(-1.0, 1.0)
 
 
 def _track_folders(folder: Path) -> list[Path]:

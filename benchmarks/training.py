@@ -1,0 +1,172 @@
+"""Training throughput with latents from the cache against encoding at every step, side by side in one run.
+
+    python -m benchmarks.training            quickstart size: whole steps, loader included, A B A B ...
+    python -m benchmarks.training --full     published full size, by its parts: encoding, and the rest of a step
+
+Weights are random and the music is noise: what is measured does not depend on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from torch.utils.data import Dataset
+
+from latent_diffusion.musicldm import MusicLDM
+from latent_diffusion.settings import ModelSettings
+from utilities.building import build_model
+from utilities.config import load_config
+from utilities.data.datamodule import train_loader
+from utilities.data.latents import TrackEncoder, build, latent_dataset, latent_store
+from utilities.data.stems import StemDataset
+
+CONFIG = Path(__file__).parents[1] / "config" / "quickstart" / "train.yaml"
+TRACKS, SECONDS, RATE = 4, 24.0, 22_050
+
+
+def write_noise(folder: Path, stems: Sequence[str]) -> Path:
+    """Tracks of noise, 16 bit mono."""
+    rng = np.random.default_rng(0)
+    for number in range(TRACKS):
+        track = folder / f"Track{number:05d}"
+        track.mkdir(parents=True)
+        for stem in stems:
+            soundfile.write(track / f"{stem}.wav", 0.1 * rng.standard_normal(int(SECONDS * RATE)), RATE)
+    return folder
+
+
+class Training:
+    """Steps of a training, as Lightning takes them, over the windows of a dataset."""
+
+    def __init__(self, model: MusicLDM, dataset: Dataset, batch_size: int, workers: int, device: str) -> None:
+        self.model = model.to(device).train()
+        self.optimiser = model.configure_optimizers()["optimizer"]
+        self.device = device
+        self.batches = self._batches(train_loader(dataset, batch_size, workers))
+        self.done = 0
+
+    @staticmethod
+    def _batches(loader: Any) -> Iterator[dict[str, Any]]:
+        for epoch in count():
+            loader.sampler.set_epoch(epoch)
+            yield from loader
+
+    def steps(self, number: int) -> float:
+        """Take some steps; returns seconds."""
+        started = time.perf_counter()
+        for _ in range(number):
+            batch = next(self.batches)
+            batch = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+            self.done += 1
+            loss = self.model.losses(batch, self.model.step_generator(1, 0, self.done), 0.1)["loss"]
+            self.optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimiser.step()
+            if self.model.model_ema is not None:
+                self.model.model_ema.update(self.model.model)
+        if self.device != "cpu":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+
+def quickstart(rounds: int, steps: int, device: str) -> None:
+    """Both ways of training at the quickstart's size, in turns."""
+    config = load_config(CONFIG)
+    p = config.data.params
+    first, second = build_model(config), build_model(config)
+    settings: ModelSettings = first.settings
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = StemDataset(write_noise(Path(folder) / "music", settings.stems), settings.stems, settings.mel, True)
+        encoder = TrackEncoder(first.first_stage_model, device)
+        store = latent_store(encoder, settings.stems, Path(folder) / "cache")
+        started = time.perf_counter()
+        build(store, encoder, dataset.tracks)
+        encoding = time.perf_counter() - started
+        cached = latent_dataset(dataset, first.first_stage_model, Path(folder) / "cache", device)
+        ways = {
+            "encode at every step": Training(first, dataset, p.batch_size, p.num_workers, device),
+            "latents from the cache": Training(second, cached, p.batch_size, p.num_workers, device),
+        }
+        for way in ways.values():
+            way.steps(3)  # to warm up
+        rates: dict[str, list[float]] = {name: [] for name in ways}
+        for number in range(rounds):
+            for name, way in ways.items():
+                rates[name].append(steps / way.steps(steps))
+                print(f"round {number + 1}  {name:<24} {rates[name][-1]:6.2f} steps/s", flush=True)
+    plain, fast = rates.values()
+    ratios = [b / a for a, b in zip(plain, fast, strict=True)]
+    saved = 1 / statistics.median(plain) - 1 / statistics.median(fast)
+    print(
+        f"{device}, {torch.get_num_threads()} threads, batch {p.batch_size}: {statistics.median(plain):.2f} -> "
+        f"{statistics.median(fast):.2f} steps/s, ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to "
+        f"{max(ratios):.2f})"
+    )
+    minutes = TRACKS * SECONDS / 60
+    print(f"encoding once: {encoding / minutes:.1f} s a minute of music, saves {1000 * saved:.0f} ms a step")
+
+
+def full(device: str) -> None:
+    """One window at the published size: what the cache saves, and what stays."""
+    settings = ModelSettings()
+    model = MusicLDM(settings).to(device).train()
+    optimiser = model.configure_optimizers()["optimizer"]
+    z = torch.randn(1, len(settings.stems), *settings.latent_shape, device=device)
+    moments = torch.stack([z, torch.full_like(z, -8.0)], dim=2)
+    stems = 0.1 * torch.randn(1, len(settings.stems), settings.mel.window_samples, device=device)
+    seconds: dict[str, list[float]] = {"encoding": [], "the rest": []}
+    for turn in range(1 if device == "cpu" else 6):
+        started = _now(device)
+        model.pipeline.encode(stems)
+        model.pipeline.encode(stems.sum(1).clamp(-1, 1))
+        encoded = _now(device)
+        batch = {"latents": moments, "mixture_latent": moments[:, 0], "name": ["noise"]}
+        loss = model.losses(batch, model.step_generator(turn), 0.1)["loss"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        model.model_ema.update(model.model)
+        seconds["encoding"].append(encoded - started)
+        seconds["the rest"].append(_now(device) - encoded)
+    encoding, rest = (statistics.median(values) for values in seconds.values())
+    print(
+        f"{device}, {torch.get_num_threads()} threads, full size, batch 1: encoding {encoding:.2f} s, the rest of a "
+        f"step {rest:.2f} s, so {(encoding + rest) / rest:.2f} times the throughput with the cache"
+    )
+
+
+def _now(device: str) -> float:
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="full size, by its parts")
+    parser.add_argument("--rounds", type=int, default=4, help="turns of each way (default 4)")
+    parser.add_argument("--steps", type=int, default=6, help="steps of a turn (default 6)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args()
+    logging.getLogger("utilities").setLevel(logging.WARNING)
+    if "OMP_NUM_THREADS" in os.environ:
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    full(options.device) if options.full else quickstart(options.rounds, options.steps, options.device)
+
+
+if __name__ == "__main__":
+    main()

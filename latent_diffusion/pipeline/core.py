@@ -1,0 +1,248 @@
+"""From waveforms to latents and back, and the sampling run between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from latent_diffusion.diffusion import NoiseSchedule, guided_denoiser, sample
+from latent_diffusion.diffusion.samplers import Progress
+from latent_diffusion.errors import ConfigError, DataError
+from latent_diffusion.first_stage import DiagonalGaussian, FirstStage
+from latent_diffusion.noise import NoiseSource, generators
+from latent_diffusion.pipeline.results import MultiTrackResult, SamplingSettings, mix
+from latent_diffusion.pipeline.windows import Windows, blended_denoiser
+from latent_diffusion.settings import ModelSettings
+from latent_diffusion.tasks import Task
+
+DEFAULT_OVERLAP = SamplingSettings.overlap
+
+
+class LatentPipeline:
+    """Runs one model on batches of waveforms at its own rate. What is longer than a window is blended from windows.
+
+    Args:
+        unet: the denoiser.
+        first_stage: log-mel, VAE and vocoder.
+        schedule: the noise schedule.
+        scale_factor: multiplies latents after encoding; a scalar, or one number a latent channel (C, 1, 1).
+        settings: the model's description.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        first_stage: FirstStage,
+        schedule: NoiseSchedule,
+        scale_factor: Tensor,
+        settings: ModelSettings,
+    ):
+        self.unet, self.first_stage, self.schedule = unet, first_stage, schedule
+        self.scale_factor, self.settings = scale_factor, settings
+
+    @property
+    def stems(self) -> tuple[str, ...]:
+        """Names of the stems, in the model's order."""
+        return self.settings.stems
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.schedule.alphas_cumprod.device
+
+    @property
+    def latent_hop(self) -> int:
+        """Samples at the model's rate that one latent position in time stands for."""
+        return self.settings.mel.hop_length * self.settings.autoencoder.reduction
+
+    def latent_shape(self, samples: int) -> tuple[int, int, int]:
+        """(C, T/r, F) of a window of `samples`."""
+        channels, _, bins = self.settings.latent_shape
+        return channels, samples // self.latent_hop, bins
+
+    def windows(self, frames: int, overlap: float) -> Windows | None:
+        """The windows of `frames` latent frames, `overlap` being a part of a window; None where one holds all."""
+        window = self.settings.latent_shape[1]
+        if frames <= window:
+            return None
+        return Windows(frames, window, min(window - 1, round(overlap * window)))
+
+    # The two ways between waveforms and latents.
+
+    @torch.no_grad()
+    def encode(
+        self, waveforms: Tensor, noise: NoiseSource = None, overlap: float = DEFAULT_OVERLAP
+    ) -> tuple[Tensor, Tensor]:
+        """Scaled latents of waveforms: a *sample* of the posterior, as published.
+
+        Args:
+            waveforms: (..., N) at the model's rate; N a multiple of hop_length * r.
+            noise: source of the sample (see `latent_diffusion.noise`); noise itself is (P, C, T/r, F).
+            overlap: of the windows whose posteriors are blended, where N is longer than one.
+
+        Returns:
+            latents (..., C, T/r, F) and log-mels (..., T, M).
+        """
+        log_mel = self.first_stage.waveform_to_log_mel(waveforms)
+        r = self.settings.autoencoder.reduction
+        windows = self.windows(log_mel.shape[-2] // r, overlap)
+        if windows is None:
+            posterior = self.first_stage.log_mel_to_posterior(log_mel)
+        else:
+            cut = windows.scaled(r).cut(log_mel.reshape(-1, *log_mel.shape[-2:]))  # (P, W, T, M)
+            parts = [self.first_stage.log_mel_to_posterior(part) for part in cut.unbind(1)]
+            mean = windows.blend(torch.stack([part.mean for part in parts], dim=1))
+            std = windows.blend(torch.stack([part.std for part in parts], dim=1))
+            posterior = DiagonalGaussian(mean, 2 * std.log())
+        z = self.draw(posterior, noise)
+        return z.reshape(*waveforms.shape[:-1], *z.shape[1:]), log_mel
+
+    def draw(self, posterior: DiagonalGaussian, noise: NoiseSource = None) -> Tensor:
+        """Scaled latents: a sample of the first stage's posterior, of the posterior's shape."""
+        return posterior.sample(noise) * self.scale_factor
+
+    @torch.no_grad()
+    def decode_log_mels(self, z: Tensor, overlap: float = DEFAULT_OVERLAP) -> Tensor:
+        """Log-mels (..., T, M) of scaled latents (..., C, T/r, F), blended from windows where there are several."""
+        windows = self.windows(z.shape[-2], overlap)
+        if windows is None:
+            return self.first_stage.latents_to_log_mel(z / self.scale_factor)
+        cut = windows.cut((z / self.scale_factor).reshape(-1, *z.shape[-3:]))  # (P, W, C, T/r, F)
+        log_mels = torch.stack([self.first_stage.latents_to_log_mel(part) for part in cut.unbind(1)], dim=1)
+        blended = windows.scaled(self.settings.autoencoder.reduction).blend(log_mels)
+        return blended.reshape(*z.shape[:-3], *blended.shape[-2:])
+
+    @torch.no_grad()
+    def vocode(self, log_mel: Tensor, overlap: float = DEFAULT_OVERLAP) -> Tensor:
+        """Waveforms (..., T * hop_length) of log-mels (..., T, M), blended from windows where there are several."""
+        r, hop = self.settings.autoencoder.reduction, self.settings.mel.hop_length
+        windows = self.windows(log_mel.shape[-2] // r, overlap)
+        if windows is None:
+            return self.first_stage.log_mel_to_waveform(log_mel)[..., : log_mel.shape[-2] * hop]
+        windows = windows.scaled(r)
+        cut = windows.cut(log_mel.reshape(-1, *log_mel.shape[-2:]))  # (P, W, T, M)
+        samples = windows.window * hop
+        parts = [self.first_stage.log_mel_to_waveform(part)[..., :samples] for part in cut.unbind(1)]
+        blended = windows.scaled(hop).blend(torch.stack(parts, dim=1), axis=-1)
+        return blended.reshape(*log_mel.shape[:-2], -1)
+
+    def decode(self, z: Tensor, overlap: float = DEFAULT_OVERLAP) -> tuple[Tensor, Tensor]:
+        """Log-mels (..., T, M) and waveforms (..., T * hop_length) of scaled latents (..., C, T/r, F)."""
+        log_mel = self.decode_log_mels(z, overlap)
+        return log_mel, self.vocode(log_mel, overlap)
+
+    # The one sampling run that every task goes through.
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        task: Task,
+        mixture: Tensor | None = None,
+        stems: Tensor | None = None,
+        seeds: Sequence[int] = (0,),
+        sampling: SamplingSettings | None = None,
+        progress: Progress | None = None,
+        head: Tensor | None = None,
+        on_batch: Callable[[], None] | None = None,
+    ) -> Tensor:
+        """Sample the latents of a task; arguments as in `run`, and
+
+        Args:
+            head: (B, S, C, H, F), latents that the stems to be made begin with: what comes after goes on from them.
+            on_batch: called after each prediction for some windows, where N is longer than one.
+
+        Returns:
+            (B, S, C, T/r, F), scaled.
+        """
+        s = sampling or SamplingSettings()
+        made = task.generated(self.stems)
+        kept_mask = task.known_mask(self.stems)
+        sources = generators(seeds)
+        scales = task.guidance_scale
+        if isinstance(scales, Sequence) and len(scales) not in (1, len(self.stems)):
+            raise ConfigError(f"guidance scale: found {len(scales)} numbers, expected one or {len(self.stems)}")
+        if task.needs_mixture and mixture is None:
+            raise DataError(f"{task.name}: a mixture is needed at guidance scale {task.guidance_scale}")
+        if kept_mask is not None and stems is None:
+            raise DataError(f"{task.name}: the given stems are needed")
+        condition = self.encode(mixture.to(self.device), sources, s.overlap)[0] if task.needs_mixture else None
+        reference = mixture if mixture is not None else stems
+        samples = self.settings.mel.window_samples if reference is None else reference.shape[-1]
+        shape = (len(seeds), len(self.stems), *self.latent_shape(samples))
+        known = mask = None
+        if kept_mask is not None or head is not None:
+            known = torch.zeros(shape, device=self.device)
+            mask = torch.zeros(1, shape[1], 1, shape[3], 1, device=self.device)
+        if kept_mask is not None:
+            stems = stems.to(self.device)
+            mask += kept_mask.to(self.device)
+            for i in [i for i, stem in enumerate(self.stems) if stem not in made]:
+                known[:, i] = self.encode(stems[:, i], sources, s.overlap)[0]
+        if head is not None:
+            head = head.to(self.device)
+            for i in [self.stems.index(stem) for stem in made]:
+                known[:, i, :, : head.shape[-2]] = head[:, i]
+                mask[:, i, :, : head.shape[-2]] = 1.0
+        windows = self.windows(shape[3], s.overlap)
+        if windows is None:
+            denoiser = guided_denoiser(self.unet, condition, scales)
+        else:
+            denoiser = blended_denoiser(
+                lambda z, t, c: guided_denoiser(self.unet, c, scales)(z, t), condition, windows, s.batch_size, on_batch
+            )
+        return sample(
+            denoiser,
+            shape,
+            self.schedule,
+            sampler=s.sampler,
+            steps=s.steps,
+            eta=s.eta,
+            known=known,
+            mask=mask,
+            noise=sources,
+            progress=progress,
+        )
+
+    def run(
+        self,
+        task: Task,
+        mixture: Tensor | None = None,
+        stems: Tensor | None = None,
+        seeds: Sequence[int] = (0,),
+        sampling: SamplingSettings | None = None,
+        progress: Progress | None = None,
+    ) -> MultiTrackResult:
+        """Carry out a task on a batch.
+
+        Args:
+            task: what to do.
+            mixture: (B, N), where the task is guided by it. N is a window, or more and a multiple of hop_length * r.
+            stems: (B, S, N), where the task keeps some; the ones to be made are not looked at.
+            seeds: one an item (B,). An item's result depends on its own seed, not on the batch it is in.
+            sampling: how to sample.
+            progress: called with (steps done, steps).
+
+        Raises:
+            ConfigError: neither one guidance scale nor one a stem.
+            DataError: the task needs a mixture or stems and got none.
+        """
+        z = self.denoise(task, mixture, stems, seeds, sampling, progress)
+        made = task.generated(self.stems)
+        given = stems.to(self.device) if len(made) < len(self.stems) else None
+        return self.finish(z, made, given, (sampling or SamplingSettings()).overlap)
+
+    @torch.no_grad()
+    def finish(
+        self, z: Tensor, made: tuple[str, ...], given: Tensor | None, overlap: float = DEFAULT_OVERLAP
+    ) -> MultiTrackResult:
+        """Decode sampled latents; given stems (B, S, N) come back as the original audio."""
+        indices = [self.stems.index(stem) for stem in made]
+        made_log_mels, made_waveforms = self.decode(z[:, indices], overlap)
+        if given is None:
+            log_mels, waveforms = made_log_mels, made_waveforms
+        else:
+            log_mels, waveforms = self.first_stage.waveform_to_log_mel(given), given.clone()
+            log_mels[:, indices], waveforms[:, indices] = made_log_mels, made_waveforms
+        return MultiTrackResult(self.stems, made, z, log_mels, waveforms, mix(waveforms))

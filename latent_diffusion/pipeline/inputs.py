@@ -1,0 +1,108 @@
+"""What users hand in: audio of any rate and channels, read piece by piece, and guidance scales by stem."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from latent_diffusion.diffusion.guidance import Scale
+from latent_diffusion.errors import ConfigError, DataError
+from latent_diffusion.resampling import resample, source_range
+
+Waveform = Tensor | np.ndarray
+MOST_CHANNELS = 32  # a longer first axis than this and than the second is taken for the samples, by mistake
+
+
+class AudioSource(Protocol):
+    """Audio that can be read piece by piece: a file, for example."""
+
+    sample_rate: int  # hz
+    samples: int  # of one channel, at least 1
+    channels: int
+
+    def read(self, start: int, count: int) -> Tensor:
+        """Samples `start` to `start + count`, all within the audio: (channels, count), float32, finite."""
+        ...
+
+
+class ArraySource:
+    """A waveform in memory as an `AudioSource`.
+
+    Args:
+        waveform: (samples,) or (channels, samples), numpy or torch, floating point.
+        sample_rate: hz.
+        name: for errors.
+
+    Raises:
+        DataError: it is empty, transposed, not floating point or not finite.
+    """
+
+    def __init__(self, waveform: Waveform, sample_rate: int, name: str):
+        if isinstance(waveform, np.ndarray):  # torch knows neither negative strides nor foreign byte orders
+            waveform = np.ascontiguousarray(waveform, dtype=waveform.dtype.newbyteorder("="))
+        elif not isinstance(waveform, Tensor):
+            raise DataError(f"{name}: found a {type(waveform).__name__}, expected a numpy array or torch tensor")
+        x = torch.as_tensor(waveform)
+        if not x.is_floating_point():
+            raise DataError(f"{name}: found {x.dtype}, expected floating point numbers in [-1, 1]")
+        if x.dim() == 2 and x.shape[0] > max(x.shape[1], MOST_CHANNELS):
+            raise DataError(f"{name}: expected (channels, samples), found {tuple(x.shape)}; transpose it")
+        if x.dim() not in (1, 2) or not x.numel():
+            raise DataError(f"{name}: expected (samples,) or (channels, samples), found shape {tuple(x.shape)}")
+        if sample_rate < 1 or sample_rate != int(sample_rate):
+            raise DataError(f"{name}: expected a whole sample rate above 0 hz, found {sample_rate}")
+        if not bool(torch.isfinite(x).all()):
+            raise DataError(f"{name}: contains values that are not finite")
+        self.waveform = x.detach().cpu().float().reshape(-1, x.shape[-1])
+        self.sample_rate = int(sample_rate)
+        self.channels, self.samples = self.waveform.shape
+
+    def read(self, start: int, count: int) -> Tensor:
+        """(channels, count)."""
+        return self.waveform[:, start : start + count]
+
+
+def read_mono(source: AudioSource, start: int, count: int, sample_rate: int) -> Tensor:
+    """A stretch of a source as the model hears it: mono, resampled, clipped to [-1, 1].
+
+    Args:
+        source: where to read.
+        start, count: the stretch, in samples at `sample_rate`.
+        sample_rate: hz.
+
+    Returns:
+        (count,); zeros beyond the end.
+    """
+    first, last, before = source_range(start, count, source.samples, source.sample_rate, sample_rate)
+    if last <= first:
+        return torch.zeros(count)
+    mono = source.read(first, last - first).mean(0)
+    stretch = resample(mono, source.sample_rate, sample_rate).clamp(-1.0, 1.0)[before:][:count]
+    return F.pad(stretch, (0, count - len(stretch)))
+
+
+def resolve_guidance(scale: Scale | Mapping[str, float], stems: tuple[str, ...], default: float) -> Scale:
+    """Guidance by name as one number a stem, in the model's order.
+
+    Args:
+        scale: a number, one number a stem, or {stem: number}.
+        stems: the model's.
+        default: for stems that are not named.
+
+    Raises:
+        ConfigError: a stem that the model does not have, or a number that is not finite.
+    """
+    if not isinstance(scale, Mapping):
+        numbers = np.asarray(scale, dtype=float)
+        if not np.isfinite(numbers).all():
+            raise ConfigError(f"guidance scale: found {scale}, expected finite numbers")
+        return tuple(numbers.tolist()) if numbers.ndim else float(numbers)
+    unknown = [name for name in scale if name not in stems]
+    if unknown:
+        raise ConfigError(f"guidance scale: {unknown[0]!r} is not one of the model's stems: {', '.join(stems)}")
+    return tuple(float(scale.get(name, default)) for name in stems)

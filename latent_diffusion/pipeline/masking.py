@@ -1,0 +1,177 @@
+"""Mixture-consistent stems: soft masks from the model's log-mels on the mixture's own spectrum.
+
+The model hears 16 kHz mono and makes log-mels. A musician wants the recording itself, taken apart. So each stem's share
+of the mel energy becomes a mask on the complex short-time spectrum of every channel of the input, at the input's rate
+(a generalised Wiener filter, Liutkus and Badeau 2015): the stems keep the mixture's phase, stereo image and band, and
+sum to it, because the shares sum to 1 everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from latent_diffusion.first_stage.mel import SILENCE, LogMel
+from latent_diffusion.settings import MelSettings
+
+EXPONENT = 2.0  # of the mel magnitudes: 2 compares energies
+TOP_BANDS = 8  # one in so many mel bands, the highest, speaks for what lies above the model's band
+BLOCK_SECONDS = 10.0  # of audio filtered at once
+
+
+def soft_masks(log_mels: Tensor, exponent: float = EXPONENT) -> Tensor:
+    """Each stem's share of the mel magnitudes raised to a power.
+
+    Args:
+        log_mels: (S, T, M), natural log. What lies below the log-mel of silence, or is no number, counts as that:
+            where all stems are silent they share alike.
+        exponent: 1 compares magnitudes, 2 energies; larger ones decide harder.
+
+    Returns:
+        (S, T, M + 1), summing to 1 over the stems; the last entry is the share in the highest bands together, which
+        continues the masks above the model's band.
+    """
+    energy = exponent * log_mels.float().nan_to_num(SILENCE, 50.0, SILENCE).clamp(min=SILENCE)
+    top = energy[..., -max(1, energy.shape[-1] // TOP_BANDS) :].logsumexp(-1, keepdim=True)
+    return torch.cat([energy, top], dim=-1).softmax(0)
+
+
+class MaskFilter:
+    """Applies masks to audio of any rate and any number of channels.
+
+    Args:
+        mel: the front end that the masks' bands belong to.
+        sample_rate: of the audio, hz.
+    """
+
+    def __init__(self, mel: MelSettings, sample_rate: int):
+        self.mel, self.sample_rate = mel, sample_rate
+        self.n_fft = 2 * max(4, round(mel.n_fft * sample_rate / mel.sample_rate / 2))  # as long as the model's, in time
+        self.hop = max(1, self.n_fft // 4)
+        self.margin = -(-self.n_fft // self.hop) * self.hop  # audio around a block that decides what is in it
+        self.window = torch.hann_window(self.n_fft)
+        self.bands_to_bins = self._bands_to_bins()
+
+    def _bands_to_bins(self) -> Tensor:
+        """Linear interpolation over frequency, (M + 1, bins); columns sum to 1.
+
+        The M bands lie at their filters' centres; the last mask counts from a tenth above the model's band on, so that
+        what the model heard goes over into it.
+        """
+        basis = LogMel(self.mel).mel_basis.double()  # (fft bins, M)
+        hz = torch.linspace(0, self.mel.sample_rate / 2, len(basis), dtype=torch.float64)
+        centres = (basis * hz[:, None]).sum(0) / basis.sum(0).clamp(min=1e-12)
+        anchors = torch.cat([centres, centres.new_tensor([1.1 * self.mel.f_max])]).cummax(0).values
+        bins = torch.linspace(0, self.sample_rate / 2, self.n_fft // 2 + 1, dtype=torch.float64)
+        upper = torch.searchsorted(anchors, bins).clamp(1, len(anchors) - 1)
+        low, high = anchors[upper - 1], anchors[upper]
+        part = ((bins - low) / (high - low).clamp(min=1e-9)).clamp(0, 1)
+        matrix = torch.zeros(len(anchors), len(bins), dtype=torch.float64)
+        matrix[upper - 1, torch.arange(len(bins))] = 1 - part
+        matrix[upper, torch.arange(len(bins))] += part
+        return matrix.float()
+
+    def frame_at(self, sample: int) -> float:
+        """The mel frame, with fraction, that lies at a sample of the audio."""
+        return sample / self.sample_rate * self.mel.sample_rate / self.mel.hop_length
+
+    def guard_frames(self) -> int:
+        """Mel frames beyond either end of a block whose masks take part in it."""
+        return int(self.frame_at(self.margin)) + 2
+
+    def __call__(self, block: Tensor, start: int, masks: Tensor, first_frame: int) -> Tensor:
+        """Filter one block.
+
+        Args:
+            block: (channels, margin + n + margin): the audio with what surrounds it, zeros beyond its ends.
+            start: sample of the audio at which the n samples begin; a multiple of `hop`.
+            masks: (S, T, M + 1).
+            first_frame: the mel frame that masks[:, 0] belongs to.
+
+        Returns:
+            (S, channels, n), which sum to the block's n samples.
+        """
+        inner = block[:, self.margin : block.shape[1] - self.margin]
+        spectrum = torch.stft(
+            block, self.n_fft, self.hop, window=self.window, center=True, pad_mode="constant", return_complex=True
+        )
+        samples = start - self.margin + self.hop * torch.arange(spectrum.shape[-1], dtype=torch.float64)
+        place = samples * (self.frame_at(1)) - first_frame
+        place = place.clamp(0, masks.shape[1] - 1)
+        before = place.floor().long()
+        after = (before + 1).clamp(max=masks.shape[1] - 1)
+        part = (place - before).float()[:, None]
+        stems = []
+        for mask in masks:
+            at_frames = torch.lerp(mask[before], mask[after], part)  # (frames, M + 1)
+            gain = (at_frames @ self.bands_to_bins).T
+            stem = torch.istft(
+                spectrum * gain, self.n_fft, self.hop, window=self.window, center=True, length=block.shape[1]
+            )
+            stems.append(stem[:, self.margin : self.margin + inner.shape[1]])
+        made = torch.stack(stems)
+        return made + (inner - made.sum(0)) / len(made)  # what rounding left over
+
+
+def filter_stream(
+    read: Callable[[int, int], Tensor], samples: int, masks: Iterable[Tensor], masker: MaskFilter
+) -> Iterator[Tensor]:
+    """Apply masks that arrive piece by piece to audio that is read piece by piece.
+
+    Args:
+        read: (first sample, count) -> (channels, count).
+        samples: of the audio.
+        masks: (S, t, M + 1) each, one after the other.
+        masker: the filter.
+
+    Yields:
+        (S, channels, n), one after the other, `samples` in all. How they are cut changes nothing.
+    """
+    guard, hop = masker.guard_frames(), masker.hop
+    block = max(1, round(BLOCK_SECONDS * masker.sample_rate / hop)) * hop
+    held, first, done = None, 0, 0
+
+    def emit(until: int) -> Iterator[Tensor]:
+        nonlocal done
+        while done < until:
+            stop = min(done + block, until)
+            low, high = max(0, done - masker.margin), min(samples, stop + masker.margin)
+            around = (low - done + masker.margin, stop + masker.margin - high)
+            audio = torch.nn.functional.pad(read(low, high - low), around)
+            yield masker(audio, done, held, first)
+            done = stop
+
+    for part in masks:
+        held = part if held is None else torch.cat([held, part], dim=1)
+        ready = int((first + held.shape[1] - guard) / masker.frame_at(1)) // hop * hop
+        yield from emit(min(ready, samples // hop * hop))
+        spare = max(0, int(masker.frame_at(done)) - guard - first)
+        held, first = held[:, spare:], first + spare
+    yield from emit(samples)
+
+
+def mask_mixture(
+    mixture: Tensor, sample_rate: int, log_mels: Tensor, mel: MelSettings, exponent: float = EXPONENT
+) -> Tensor:
+    """Take a mixture apart by its stems' log-mels.
+
+    Args:
+        mixture: (channels, samples) at any rate.
+        sample_rate: hz.
+        log_mels: (S, T, M), natural log, of the same music; frames beyond their end repeat the last one.
+        mel: the log-mels' front end.
+        exponent: of the mel magnitudes (see `soft_masks`).
+
+    Returns:
+        (S, channels, samples); the stems sum to the mixture.
+    """
+    masker = MaskFilter(mel, sample_rate)
+    pieces = filter_stream(
+        lambda start, count: mixture[:, start : start + count],
+        mixture.shape[1],
+        [soft_masks(log_mels, exponent)],
+        masker,
+    )
+    return torch.cat(list(pieces), dim=-1)

@@ -1,0 +1,185 @@
+"""The `msgld` command: songs in, stems out. Also `python -m utilities.cli`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from latent_diffusion.errors import ConfigError, MSGLDError
+
+DESCRIPTION = """\
+Take songs apart, make new ones, or make the missing stems of one, with a trained MSG-LD model.
+
+  msgld separate song.mp3 album/ --model model.safetensors --out stems
+  msgld generate --seconds 60 --model model.safetensors --seed 7
+  msgld arrange --given stems/song --make drums,bass --model model.safetensors
+
+`msgld COMMAND --help` lists a command's options. Training: train_musicldm.py.
+"""
+
+
+def guidance(text: str) -> float | dict[str, float]:
+    """A guidance scale as typed: `2`, or `bass=2,drums=0.5`."""
+    try:
+        if "=" not in text:
+            return float(text)
+        pairs = [part.split("=") for part in text.split(",")]
+        return {name.strip(): float(value) for name, value in pairs}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number, or bass=2,drums=0.5") from None
+
+
+def names(text: str) -> list[str]:
+    """Names separated by commas."""
+    found = [part.strip() for part in text.split(",") if part.strip()]
+    if not found:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected names, for example drums,bass")
+    return found
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line; argparse itself exits with status 2 on bad use."""
+    parser = argparse.ArgumentParser(
+        prog="msgld", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    separate = commands.add_parser("separate", help="take songs apart: OUT/<song>/<stem>.wav")
+    separate.add_argument("inputs", nargs="+", metavar="FILE_OR_FOLDER", help="audio files; folders are searched")
+    separate.add_argument(
+        "--refine",
+        choices=("mask", "none"),
+        default="mask",
+        help="mask (default): stems are cut out of the recording itself, at its rate and channels, and sum to it; "
+        "none: what the vocoder makes, mono at the model's rate",
+    )
+    separate.add_argument("--mask-exponent", type=float, default=2.0, metavar="P", help="above 2 decides harder")
+    generate = commands.add_parser("generate", help="make a piece from nothing: OUT/generated_<seed>/<stem>.wav")
+    generate.add_argument("--seconds", type=float, help="length (default: one window of the model)")
+    arrange = commands.add_parser("arrange", help="make stems for given ones: OUT/<folder's name>/<stem>.wav")
+    arrange.add_argument(
+        "--given", nargs="+", required=True, metavar="DIR_OR_FILES", help="<stem>.wav files, or folders with such"
+    )
+    arrange.add_argument("--make", type=names, metavar="STEM,...", help="what to make (default: all not given)")
+    for command in (separate, generate, arrange):
+        _add_common(command)
+    separate.set_defaults(guidance=1.0)
+    arrange.set_defaults(guidance=0.0)
+    return parser.parse_args(arguments)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    """Options of every command."""
+    parser.add_argument("--out", type=Path, default=Path("msgld_out"), metavar="FOLDER", help="default: %(default)s")
+    parser.add_argument("--model", required=True, metavar="FILE_OR_FOLDER", help="weights, or the folder of a run")
+    parser.add_argument("--steps", type=int, default=200, help="denoising steps (default: %(default)s)")
+    parser.add_argument("--sampler", default="ddim", help="ddim (default), ddpm, plms or dpm++")
+    parser.add_argument("--eta", type=float, default=1.0, help="ddim: 0 deterministic to 1 ancestral (default)")
+    if not parser.prog.endswith("generate"):
+        parser.add_argument(
+            "--guidance",
+            type=guidance,
+            metavar="SCALE",
+            help="how closely the mixture is followed: a number, or one a stem: bass=2,drums=0.5",
+        )
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same output (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
+    parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="windows at once (default: %(default)s)")
+    parser.add_argument(
+        "--overlap",
+        type=float,
+        default=0.25,
+        metavar="PART",
+        help="of a window that neighbours share and blend (default: %(default)s); 0 cuts side by side",
+    )
+    parser.add_argument(
+        "--format", choices=("wav", "flac"), default="wav", help="32-bit float wav (default), 24-bit flac"
+    )
+    parser.add_argument("--skip-existing", action="store_true", help="leave out what is there already")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error, and more log lines")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run; returns the exit status: 0, 1 where some files failed, 2 for bad use or input, told in one line."""
+    options = parse_arguments(arguments)
+    logging.basicConfig(level=logging.DEBUG if options.debug else logging.WARNING, format="%(levelname)s: %(message)s")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # file names may be in any encoding
+    try:
+        return {"separate": _separate, "generate": _generate, "arrange": _arrange}[options.command](options)
+    except MSGLDError as error:
+        if options.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; nothing half-written is left behind", file=sys.stderr)
+        return 130
+
+
+def _check(options: argparse.Namespace) -> dict:
+    """The options that every command hands on; checked before a model is loaded."""
+    from latent_diffusion.diffusion import SAMPLERS
+    from latent_diffusion.pipeline import SamplingSettings
+
+    if options.sampler not in SAMPLERS:
+        raise ConfigError(f"--sampler: found {options.sampler!r}, expected one of {', '.join(SAMPLERS)}")
+    if options.steps < 1:
+        raise ConfigError(f"--steps: found {options.steps}, expected at least 1")
+    if options.out.exists() and not options.out.is_dir():
+        raise ConfigError(f"--out: {options.out}: is a file; expected a folder, or nothing")
+    return {
+        "out": options.out,
+        "sampling": SamplingSettings(options.sampler, options.steps, options.eta, options.batch_size, options.overlap),
+        "seed": options.seed,
+        "kind": options.format,
+        "skip_existing": options.skip_existing,
+        "quiet": options.quiet,
+    }
+
+
+def _separate(options: argparse.Namespace) -> int:
+    from utilities.songs import Tally, find_songs, load_model, separate_songs
+
+    common, tally = _check(options), Tally()
+    songs = find_songs(options.inputs, options.out, tally)
+    if not songs and not tally.failed:
+        raise ConfigError(f"{', '.join(options.inputs)}: expected audio files, found none")
+    if songs:
+        pipeline = load_model(options.model, options.device)
+        separate_songs(
+            pipeline,
+            songs,
+            tally=tally,
+            guidance=options.guidance,
+            refine=options.refine,
+            exponent=options.mask_exponent,
+            **common,
+        )
+    print(f"{tally.summary()}\nstems lie in {options.out}" if tally.written else tally.summary())
+    return 1 if tally.failed else 0
+
+
+def _generate(options: argparse.Namespace) -> int:
+    from utilities.songs import describe, generate_song, load_model
+
+    common = _check(options)
+    print(describe(generate_song(load_model(options.model, options.device), seconds=options.seconds, **common)))
+    return 0
+
+
+def _arrange(options: argparse.Namespace) -> int:
+    from utilities.songs import arrange_song, describe, load_model
+
+    common = _check(options)
+    pipeline = load_model(options.model, options.device)
+    print(describe(arrange_song(pipeline, options.given, make=options.make, guidance=options.guidance, **common)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

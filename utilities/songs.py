@@ -1,0 +1,287 @@
+"""What the `msgld` command does with files: find them, run the pipeline on each, write stems, keep count."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from latent_diffusion.errors import CheckpointError, ConfigError, DataError
+from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings
+from utilities.streams import FileSource, write_stems
+
+log = logging.getLogger(__name__)
+
+ENDINGS = frozenset(
+    f".{name}"
+    for name in ("wav", "wave", "flac", "mp3", "ogg", "oga", "opus", "aif", "aiff", "au", "caf", "w64", "rf64")
+)
+WEIGHTS = ("*.safetensors", "*.ckpt")
+
+
+@dataclass(frozen=True)
+class Song:
+    """A file to take apart, and the folder under the output folder that its stems go to."""
+
+    path: Path
+    folder: Path
+
+
+@dataclass
+class Tally:
+    """What became of each file."""
+
+    written: list[Path] = field(default_factory=list)
+    skipped: list[Path] = field(default_factory=list)
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+
+    def summary(self) -> str:
+        """Lines for the end of a run: counts, and each failure with its reason."""
+        counts = f"{len(self.written)} written, {len(self.skipped)} skipped, {len(self.failed)} failed"
+        reasons = [reason if str(path) in reason else f"{path}: {reason}" for path, reason in self.failed]
+        return "\n".join([counts, *(f"  failed  {reason}" for reason in reasons)])
+
+
+def find_model(given: str) -> Path:
+    """The weights file that `--model` means.
+
+    Args:
+        given: a weights file, a run folder (its last checkpoint), or a folder with one weights file.
+
+    Raises:
+        CheckpointError: there is none, or more than one.
+    """
+    path = Path(given)
+    if path.is_dir() and not (path / "checkpoints" / "last.ckpt").is_file():
+        found = sorted(file for pattern in WEIGHTS for file in path.glob(pattern))
+        if len(found) != 1:
+            names = ", ".join(file.name for file in found) or "none"
+            raise CheckpointError(
+                f"--model: {path}: expected the folder of a run, or one weights file in it, found {names}"
+            )
+        return found[0]
+    from utilities.building import find_checkpoint
+
+    return find_checkpoint(given, "--model")
+
+
+def load_model(given: str, device: str) -> MultiTrackPipeline:
+    """The pipeline that `--model` and `--device` mean; device "auto" takes a GPU where there is one.
+
+    Raises:
+        CheckpointError: the weights cannot be used.
+        ConfigError: there is no such device.
+    """
+    path = find_model(given)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"--device: found {device!r}, expected one that this machine has ({reason})") from error
+    return MultiTrackPipeline.from_checkpoint(path, device)
+
+
+def find_songs(inputs: Iterable[str], out: Path, tally: Tally) -> list[Song]:
+    """Audio files, from folders recursively; a file that is named outright is taken whatever its ending.
+
+    Args:
+        inputs: files and folders.
+        out: the output folder; what lies in it is not taken.
+        tally: gets what cannot be read.
+
+    Returns:
+        The files, each with a folder of its own: its name without ending, under the sub-folder it was found in. Where
+        two would share one, the later gets its ending, too, then a number.
+    """
+    found: dict[Path, Path] = {}
+    for given in map(Path, inputs):
+        if given.is_dir():
+            for file in sorted(_walk(given, out, tally)):
+                found.setdefault(file, file.relative_to(given).parent)
+        elif given.exists():
+            found.setdefault(given, Path())
+        else:
+            tally.failed.append((given, "no such file or folder"))
+    songs, taken = [], set()
+    for path, parent in found.items():
+        stem = path.stem if not path.stem.startswith(".") else f"_{path.stem[1:]}"
+        names = (name for name in _names(stem, path.suffix))
+        folder = next(parent / name for name in names if parent / name not in taken)
+        taken.add(folder)
+        songs.append(Song(path, folder))
+    return songs
+
+
+def _names(stem: str, suffix: str) -> Iterator[str]:
+    """Names to try for a file's folder."""
+    yield stem
+    yield stem + suffix
+    number = 2
+    while True:
+        yield f"{stem}{suffix}-{number}"
+        number += 1
+
+
+def _walk(folder: Path, out: Path, tally: Tally) -> Iterator[Path]:
+    """Files below a folder that look like audio."""
+
+    def unreadable(error: OSError) -> None:
+        tally.failed.append((Path(error.filename or folder), f"cannot be read ({error.strerror})"))
+
+    for root, folders, files in os.walk(folder, onerror=unreadable):
+        here = Path(root)
+        folders[:] = [f for f in folders if not f.startswith(".") and (here / f).resolve() != out.resolve()]
+        yield from (here / f for f in files if not f.startswith(".") and Path(f).suffix.lower() in ENDINGS)
+
+
+@contextmanager
+def _bar(label: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar with the time left, as a callback (done, total)."""
+    with tqdm(desc=label, disable=quiet, unit="batch", leave=False, dynamic_ncols=True) as bar:
+
+        def report(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield report
+
+
+def separate_songs(
+    pipeline: MultiTrackPipeline,
+    songs: list[Song],
+    out: Path,
+    sampling: SamplingSettings,
+    tally: Tally,
+    guidance: float | Mapping[str, float] = 1.0,
+    seed: int = 0,
+    refine: str = "mask",
+    exponent: float = 2.0,
+    kind: str = "wav",
+    skip_existing: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Take each song apart; one that fails is counted with its reason, and the others go on.
+
+    Args:
+        pipeline: the model.
+        songs: what to take apart.
+        out: each song's stems go to `out / song.folder / <stem>.<kind>`.
+        sampling, guidance, seed, refine, exponent: as `MultiTrackPipeline.separate` has them.
+        tally: gets what became of each.
+        kind: wav or flac.
+        skip_existing: leave out songs whose stems are all there.
+        quiet: no progress bars.
+    """
+    for number, song in enumerate(songs, 1):
+        folder = out / song.folder
+        if skip_existing and all((folder / f"{stem}.{kind}").is_file() for stem in pipeline.stems):
+            tally.skipped.append(song.path)
+            continue
+        try:
+            if any((folder / f"{stem}.{kind}").resolve() == song.path.resolve() for stem in pipeline.stems):
+                raise DataError(f"{song.path}: its stems would be written over it; choose another --out")
+            source = FileSource(song.path)
+            source.check()
+            rate = source.sample_rate if refine == "mask" else pipeline.settings.mel.sample_rate
+            with _bar(f"{number}/{len(songs)} {song.path.name}", quiet) as progress:
+                pieces = pipeline.stream_separate(source, guidance, seed, sampling, progress, refine, exponent)
+                write_stems(folder, pipeline.stems, pieces, rate, kind)
+        except ConfigError:
+            raise  # not this song's fault: the next ones would fail alike
+        except Exception as error:  # whatever is wrong with one song, the others go on; --debug shows where
+            log.debug("%s", song.path, exc_info=True)
+            tally.failed.append((song.path, " ".join(str(error).split()) or type(error).__name__))
+        else:
+            tally.written.append(song.path)
+
+
+def generate_song(
+    pipeline: MultiTrackPipeline,
+    out: Path,
+    sampling: SamplingSettings,
+    seconds: float | None = None,
+    seed: int = 0,
+    kind: str = "wav",
+    skip_existing: bool = False,
+    quiet: bool = False,
+) -> list[Path]:
+    """Make a piece: `out/generated_<seed>/<stem>.<kind>` and `mix.<kind>`. Returns the files; none where skipped."""
+    folder = out / f"generated_{seed}"
+    if skip_existing and (folder / f"mix.{kind}").is_file():
+        return []
+    with _bar(folder.name, quiet) as progress:
+        pieces = pipeline.stream_generate(seconds, seed, sampling, progress)
+        return write_stems(folder, pipeline.stems, pieces, pipeline.settings.mel.sample_rate, kind, mix=True)
+
+
+def find_given(inputs: Iterable[str], stems: tuple[str, ...]) -> dict[str, FileSource]:
+    """The given stems of an arrangement, by the files' names.
+
+    Args:
+        inputs: files named after a stem, or folders with such files; other files in a folder are left alone.
+        stems: the model's.
+
+    Raises:
+        DataError: a file that is not named after a stem, two for one stem, or none at all.
+    """
+    given: dict[str, FileSource] = {}
+    for path in map(Path, inputs):
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        if path.is_dir():
+            files = [file for file in files if file.stem in stems and file.suffix.lower() in ENDINGS]
+        for file in files:
+            if file.stem not in stems:
+                raise DataError(f"{file}: expected a file named after a stem: {', '.join(stems)}")
+            if file.stem in given:
+                raise DataError(f"{file}: {given[file.stem].path} is {file.stem}, too; give one of them")
+            given[file.stem] = FileSource(file)
+    if not given:
+        raise DataError(f"--given: expected files named after stems ({', '.join(stems)}), found none")
+    return given
+
+
+def arrange_song(
+    pipeline: MultiTrackPipeline,
+    inputs: list[str],
+    out: Path,
+    sampling: SamplingSettings,
+    make: list[str] | None = None,
+    guidance: float | Mapping[str, float] = 0.0,
+    seed: int = 0,
+    kind: str = "wav",
+    skip_existing: bool = False,
+    quiet: bool = False,
+) -> list[Path]:
+    """Make stems for given ones: `out/<name>/<stem>.<kind>` for all stems, and `mix.<kind>`.
+
+    The name is the given folder's, or that of the folder the given files lie in.
+
+    Returns:
+        The files; none where skipped.
+    """
+    first = Path(inputs[0]).resolve()
+    folder = out / ((first if first.is_dir() else first.parent).name or "arranged")
+    if skip_existing and (folder / f"mix.{kind}").is_file():
+        return []
+    given = find_given(inputs, pipeline.stems)
+    for source in given.values():
+        if source.path.parent.resolve() == folder.resolve():
+            raise ConfigError(f"--out: {out}: {source.path} lies where the result goes; choose another folder")
+        source.check()
+    with _bar(folder.name, quiet) as progress:
+        pieces: Iterable[Tensor] = pipeline.stream_arrange(given, make, guidance, seed, sampling, progress)
+        return write_stems(folder, pipeline.stems, pieces, pipeline.settings.mel.sample_rate, kind, mix=True)
+
+
+def describe(files: list[Path]) -> str:
+    """A line that says what was written."""
+    return f"{len(files)} files in {files[0].parent}" if files else "nothing to do: the results exist"
