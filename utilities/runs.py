@@ -87,7 +87,7 @@ def run_folder(config: Config) -> Path:
         checkpoint = find_checkpoint(config.trainer.resume, "trainer.resume")
         inside = checkpoint.parent.name == "checkpoints"
         return checkpoint.parent.parent if inside else checkpoint.parent
-    project = Path(config.log_directory) / config.project_name
+    project = Path(config.log_directory) / safe_name(config.project_name)
     if config.dev:
         return project / "DEV_EXP"
     if RUN_FOLDER_VARIABLE in os.environ:
