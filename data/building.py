@@ -183,6 +183,21 @@ def print_summary(folder: Path, songs: dict[str, dict], failures: Sequence[Failu
         print(f"  warning: {warning}")
 
 
+def write_file(file: Path, data: bytes) -> None:
+    """Writes a file so that it appears whole or not at all; makes its folder.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_name(f".{file.name}.partial")
+        partial.write_bytes(data)
+        os.replace(partial, file)
+    except OSError as error:
+        raise DataError(f"{file}: cannot be written ({error.strerror}); choose another --out") from error
+
+
 def positive(text: str) -> int:
     """An argparse type: an integer above zero."""
     value = int(text)

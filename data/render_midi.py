@@ -11,8 +11,18 @@ from pathlib import Path
 
 import pretty_midi
 
+from data import variation
 from data.building import Job, build_split, positive, print_summary, run_command, split_name, track_name
-from data.rendering import MIXTURE_PEAK, STEMS, limit_peak, render_stems, to_pcm, write_track
+from data.rendering import (
+    DEFAULT_SOUNDFONT,
+    MIXTURE_PEAK,
+    STEMS,
+    check_soundfont,
+    limit_peak,
+    render_stems,
+    to_pcm,
+    write_track,
+)
 from data.report import describe_stems
 from latent_diffusion.errors import DataError
 
@@ -21,11 +31,14 @@ _LONGEST_SECONDS = 1800.0
 _PROGRAMS = {"piano": range(0, 8), "guitar": range(24, 32), "bass": range(32, 40)}
 
 
+def class_of_program(program: int) -> str | None:
+    """The class of a General MIDI program outside the drum channel, or None: not part of the dataset."""
+    return next((stem for stem, programs in _PROGRAMS.items() if program in programs), None)
+
+
 def stem_of(instrument: pretty_midi.Instrument) -> str | None:
     """The class of an instrument (drum channel, or General MIDI program), or None: not part of the dataset."""
-    if instrument.is_drum:
-        return "drums"
-    return next((stem for stem, programs in _PROGRAMS.items() if instrument.program in programs), None)
+    return "drums" if instrument.is_drum else class_of_program(instrument.program)
 
 
 def read_stems(file: Path) -> tuple[dict[str, list[pretty_midi.Instrument]], float, int]:
@@ -71,7 +84,7 @@ def make_track(job: Job) -> dict:
     """Renders one MIDI file and writes its track.
 
     Args:
-        job: recipe with `midi` (path of the file) and `min_stems`.
+        job: recipe with `midi` (path of the file) and `min_stems`; what else it may hold, see `variation.draw`.
 
     Returns:
         The track's metadata and statistics.
@@ -90,8 +103,10 @@ def make_track(job: Job) -> dict:
         for instrument in instruments[stem]:  # whatever comes after the last note would only lengthen the file
             for events in (instrument.control_changes, instrument.pitch_bends):
                 events[:] = [event for event in events if event.time <= end]
+    varied = variation.draw(job.recipe, file.name, instruments)
+    variation.apply(varied, instruments)
     try:
-        sounds = render_stems(instruments, end)
+        sounds = render_stems(instruments, end / varied.tempo, soundfonts=varied.soundfonts)
     except DataError as error:
         raise DataError(f"{file}: {error}") from error
     stems = {stem: to_pcm(sound) for stem, sound in limit_peak(sounds, MIXTURE_PEAK).items()}
@@ -99,6 +114,8 @@ def make_track(job: Job) -> dict:
         "recipe": job.recipe,
         "programs": {stem: sorted({int(i.program) for i in instruments[stem]}) for stem in STEMS},
         "instruments_dropped": dropped,
+        **variation.describe(varied),
+        "soundfonts": {stem: Path(varied.soundfonts.get(stem, DEFAULT_SOUNDFONT)).name for stem in present},
         **describe_stems(stems, {stem: sum(len(i.notes) for i in instruments[stem]) for stem in STEMS}),
     }
     if metadata["mixture_peak"] == 0.0:
@@ -140,6 +157,22 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--min-stems", type=int, choices=(1, 2, 3, 4), default=1, help="leave out songs with fewer classes (default 1)"
     )
     parser.add_argument(
+        "--soundfont",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help=f"SoundFont 2 files; of several every stem of every song draws one (default: pretty_midi's"
+        f" {DEFAULT_SOUNDFONT})",
+    )
+    for option, what in (
+        ("programs", "replace programs by others of their class, drums by other kits"),
+        ("transpose", "transpose all but the drums by -5 to 6 semitones"),
+        ("tempo", "play 0.85 to 1.15 times as fast"),
+    ):
+        parser.add_argument(f"--{option}", choices=("random",), default=None, help=f"{what}; recorded in song.json")
+    parser.add_argument("--seed", type=int, default=0, metavar="K", help="of what is drawn at random (default 0)")
+    parser.add_argument(
         "--workers",
         type=positive,
         default=min(8, os.cpu_count() or 1),
@@ -153,9 +186,16 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _command(arguments: argparse.Namespace) -> int:
     files = find_midi(arguments.midi)
+    for file in arguments.soundfont:
+        check_soundfont(file)
+    options: dict = {key: getattr(arguments, key) for key in ("programs", "transpose", "tempo")}
+    options["soundfonts"] = [str(file) for file in arguments.soundfont]
+    options = {key: value for key, value in options.items() if value}
+    if options:  # a recipe without them stays what it was before they existed
+        options["seed"] = arguments.seed
     folder = arguments.out / arguments.split
     jobs = [
-        Job(folder / track_name(number), {"midi": str(file), "min_stems": arguments.min_stems})
+        Job(folder / track_name(number), {"midi": str(file), "min_stems": arguments.min_stems, **options})
         for number, file in enumerate(files, start=1)
     ]
     songs, failures = build_split(folder, jobs, make_track, arguments.workers, arguments.quiet)

@@ -25,7 +25,7 @@ SAMPLE_RATE = 22050
 MIXTURE_PEAK = 0.9
 METADATA_NAME = "song.json"
 
-_SOUNDFONT = "TimGM6mb.sf2"
+DEFAULT_SOUNDFONT = "TimGM6mb.sf2"
 _CHANNELS = 15  # MIDI channels beside the drums'
 _VOLUME, _IGNORED_CONTROL = 7, 119
 _DEFAULT_VOLUME = 100
@@ -43,13 +43,52 @@ def soundfont() -> bytes:
     Raises:
         DataError: the installed pretty_midi has none.
     """
-    file = importlib.resources.files("pretty_midi") / _SOUNDFONT
+    file = importlib.resources.files("pretty_midi") / DEFAULT_SOUNDFONT
     try:
         return file.read_bytes()
     except OSError as error:
         raise DataError(
             f"{file}: SoundFont not found; expected it inside pretty_midi; reinstall with: pip install pretty_midi"
         ) from error
+
+
+def check_soundfont(file: Path) -> None:
+    """Looks at the head of a SoundFont file, without reading it all.
+
+    Args:
+        file: the file.
+
+    Raises:
+        DataError: it cannot be read, is no SoundFont, or has compressed samples (SoundFont 3), which the renderer
+            cannot read.
+    """
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(256)
+    except OSError as error:
+        raise DataError(f"{file}: SoundFont cannot be read ({error.strerror}); check --soundfont") from error
+    version = head.find(b"ifil")
+    if head[:4] != b"RIFF" or head[8:12] != b"sfbk" or version < 0 or version + 9 >= len(head):
+        raise DataError(f"{file}: begins with {head[:4]!r}; expected a SoundFont 2 file (.sf2); check --soundfont")
+    major = head[version + 8]
+    if major > 2:
+        raise DataError(
+            f"{file}: is SoundFont {major} (compressed); the renderer reads SoundFont 2 only; choose an .sf2 file"
+        )
+
+
+@lru_cache(maxsize=2)  # they are large, up to 500 MB, and every worker has its own
+def read_soundfont(file: str) -> bytes:
+    """A SoundFont file's bytes.
+
+    Raises:
+        DataError: see `check_soundfont`.
+    """
+    check_soundfont(Path(file))
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise DataError(f"{file}: SoundFont cannot be read ({error.strerror}); check --soundfont") from error
 
 
 def _midi_bytes(instruments: Sequence[pretty_midi.Instrument], end_seconds: float, volume: float) -> bytes:
@@ -71,14 +110,16 @@ def _midi_bytes(instruments: Sequence[pretty_midi.Instrument], end_seconds: floa
     return buffer.getvalue()
 
 
-def _render(instruments: Sequence[pretty_midi.Instrument], end_seconds: float, volume: float) -> tuple[np.ndarray, int]:
+def _render(
+    instruments: Sequence[pretty_midi.Instrument], end_seconds: float, volume: float, sounds: bytes
+) -> tuple[np.ndarray, int]:
     """Renders up to 15 instruments.
 
     Returns:
         int16 samples (N, channels), and their rate in Hz.
     """
     try:
-        data = midirenderer.render_wave_from(soundfont(), _midi_bytes(instruments, end_seconds, volume))
+        data = midirenderer.render_wave_from(sounds, _midi_bytes(instruments, end_seconds, volume))
     except (KeyboardInterrupt, SystemExit, DataError):
         raise
     except BaseException as error:  # a panic of the Rust renderer is not an Exception
@@ -90,13 +131,13 @@ def _render(instruments: Sequence[pretty_midi.Instrument], end_seconds: float, v
 
 
 def _render_class(
-    instruments: Sequence[pretty_midi.Instrument], end_seconds: float, volume: float
+    instruments: Sequence[pretty_midi.Instrument], end_seconds: float, volume: float, sounds: bytes
 ) -> np.ndarray | None:
     """One stem, mono float32 at SAMPLE_RATE; None when the 16 bit of the renderer were not enough."""
     length = round(end_seconds * SAMPLE_RATE)
     total = np.zeros(length, dtype=np.float32)
     for first in range(0, len(instruments), _CHANNELS):
-        samples, rate = _render(instruments[first : first + _CHANNELS], end_seconds, volume)
+        samples, rate = _render(instruments[first : first + _CHANNELS], end_seconds, volume, sounds)
         if samples.size and max(int(samples.max()), -int(samples.min())) >= 32767:
             return None
         mono = samples.astype(np.float32).mean(axis=1) / 32768.0
@@ -106,7 +147,10 @@ def _render_class(
 
 
 def render_stems(
-    stems: Mapping[str, Sequence[pretty_midi.Instrument]], seconds: float, tail_seconds: float = 1.5
+    stems: Mapping[str, Sequence[pretty_midi.Instrument]],
+    seconds: float,
+    tail_seconds: float = 1.5,
+    soundfonts: Mapping[str, str] | None = None,
 ) -> dict[str, np.ndarray]:
     """Renders every stem by itself. If any clips, all are rendered again at a lower channel volume.
 
@@ -114,6 +158,7 @@ def render_stems(
         stems: instruments of every stem; a stem without any is silent.
         seconds: end of the last note.
         tail_seconds: time for the sound to die away.
+        soundfonts: SoundFont file by stem; a stem that is not in it gets pretty_midi's.
 
     Returns:
         Mono float32 (N,) at SAMPLE_RATE by stem, equally long. No sample is clipped; the balance is that of the notes.
@@ -126,7 +171,9 @@ def render_stems(
     for _ in range(_ATTEMPTS):
         rendered: dict[str, np.ndarray] = {}
         for stem, instruments in stems.items():
-            sound = _render_class(instruments, end_seconds, volume)
+            file = (soundfonts or {}).get(stem)
+            sounds = soundfont() if file is None else read_soundfont(file)
+            sound = _render_class(instruments, end_seconds, volume, sounds)
             if sound is None:
                 break
             rendered[stem] = sound
