@@ -60,6 +60,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="with --convert: keep every tensor (default), or for inference the averaged or the raw U-Net only",
     )
     parser.add_argument("--half", action="store_true", help="with --convert: networks in 16 bit, read as 32")
+    parser.add_argument("--vocoder", metavar="FILE", help="with --convert: put its vocoder into an MSG-LD model")
     parser.add_argument("--force", action="store_true", help="with --convert: write over an existing file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a key of the configuration")
     parser.add_argument("--dry-run", action="store_true", help="check everything, print what would happen, do nothing")
@@ -68,6 +69,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_intermixed_args(arguments)
     if bool(options.convert) != bool(options.to):
         parser.error("--convert FILE and --to FILE belong together")
+    if options.vocoder and not options.convert:
+        parser.error("--vocoder FILE needs --convert")
     if options.overrides and not options.config:
         parser.error(f"{options.overrides[0]!r}: key=value needs --config")
     return options
@@ -84,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.inspect or options.convert:
             from utilities import weights
 
-            chosen = (options.convert, options.to, options.weights, options.half, options.force)
+            chosen = (options.convert, options.to, options.weights, options.half, options.force, options.vocoder)
             print(weights.describe_weights(options.inspect) if options.inspect else weights.convert(*chosen))
             return 0
         from utilities.config import load_config  # after --help, which should not wait for it

@@ -79,7 +79,7 @@ def infer_autoencoder(state: Mapping[str, Tensor]) -> AutoencoderSettings:
 
 
 def infer_vocoder(state: Mapping[str, Tensor], path: str, like: VocoderSettings | None = None) -> VocoderSettings:
-    """Settings of a HiFi-GAN from its weights, weight-normed or not.
+    """Settings of a HiFi-GAN from its weights, weight-normed or not, or of a spectral vocoder.
 
     Upsampling rates and dilations leave no trace. They are taken from `like` where the kernels are the same; otherwise
     the published rates of these kernels and dilations 1-3-5 (the first of them, where there are fewer) are assumed.
@@ -87,6 +87,10 @@ def infer_vocoder(state: Mapping[str, Tensor], path: str, like: VocoderSettings 
     Raises:
         CheckpointError: upsampling kernels whose rates are not known.
     """
+
+    if "blocks.0.over_time.weight" in state:
+        width, mels = state["conv_pre.weight"].shape[:2]
+        return VocoderSettings("spectral", mels, width=width, blocks=len(_indices(state, r"blocks\.(\d+)\.")))
 
     def weight(name: str) -> Tensor:
         return state[f"{name}.weight_v"] if f"{name}.weight_v" in state else state[f"{name}.weight"]

@@ -17,16 +17,9 @@ from latent_diffusion.checkpoints.contents import (
     VOCODER,
     sort_keys,
 )
-from latent_diffusion.checkpoints.fitting import first_stage_settings_of, scale_of, settings_of
+from latent_diffusion.checkpoints.fitting import first_stage_settings_of, mel_of, scale_of, settings_of
 from latent_diffusion.checkpoints.reading import read_weights
-from latent_diffusion.errors import CheckpointError, ConfigError
-from latent_diffusion.settings import (
-    AutoencoderSettings,
-    MelSettings,
-    ModelSettings,
-    VocoderSettings,
-    settings_from_dict,
-)
+from latent_diffusion.settings import AutoencoderSettings, MelSettings, ModelSettings, VocoderSettings
 
 
 @dataclass
@@ -99,7 +92,7 @@ def summarise(path: str | Path) -> Summary:
         mel = settings.mel
     else:
         settings, own = first_stage_settings_of(weights)
-        mel = _mel_of(weights.description, settings, path)
+        mel = mel_of(weights)
     updates, decay = (weights.tensors.get(EMA_PREFIX + name) for name in ("num_updates", "decay"))
     networks = [group for name, group in groups.items() if name in (UNET, VAE, VOCODER) and group.used]
     return Summary(
@@ -119,13 +112,3 @@ def summarise(path: str | Path) -> Summary:
         weight_norm=any(key.endswith("weight_g") for key in weights.tensors),
         training_state=weights.training_state,
     )
-
-
-def _mel_of(description: dict[str, Any] | None, settings: Any, path: str | Path) -> MelSettings:
-    told = (description or {}).get("mel")
-    try:
-        if isinstance(told, dict):
-            return settings_from_dict(MelSettings, told)
-    except (ConfigError, TypeError) as error:
-        raise CheckpointError(f"{path}: its settings cannot be used: {error}") from None
-    return MelSettings(n_mels=settings.num_mels) if isinstance(settings, VocoderSettings) else MelSettings()

@@ -37,6 +37,7 @@ from latent_diffusion.errors import CheckpointError, ConfigError
 from latent_diffusion.first_stage import DiagonalGaussian, FirstStage
 from latent_diffusion.noise import NoiseSource
 from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings
+from latent_diffusion.rates import rate_factor
 from latent_diffusion.settings import ModelSettings
 from latent_diffusion.tasks import Separation, Task
 from latent_diffusion.unet import UNet3d
@@ -50,7 +51,10 @@ class TrainingSettings:
         base_learning_rate: of AdamW after the warm-up.
         weight_decay: of AdamW.
         warmup_steps: the rate grows linearly from 0 over so many steps.
-        cond_drop_prob: probability that an item's condition becomes zeros.
+        lr_schedule, lr_decay_steps, lr_final: how the rate falls afterwards (see `rates.rate_factor`).
+        high_noise_share: probability that an item's timestep is one of the last tenth, where separation is decided:
+            nothing but the mixture tells the stems there.
+        cond_drop_prob: probability that a coherent item's condition becomes zeros.
         ema_decay: decay of the averaged weights; None for none.
         scale_by_std: set the latents' scale from the first batch.
         scale_per_channel: one scale a latent channel instead of one in all.
@@ -62,6 +66,10 @@ class TrainingSettings:
     base_learning_rate: float = 3e-5
     weight_decay: float = 0.01
     warmup_steps: int = 1000
+    lr_schedule: str = "constant"
+    lr_decay_steps: int = 100_000
+    lr_final: float = 0.1
+    high_noise_share: float = 0.0
     cond_drop_prob: float = 0.1
     ema_decay: float | None = 0.9999
     scale_by_std: bool = True
@@ -99,8 +107,9 @@ class MusicLDM(pl.LightningModule):
     """Multi-source latent diffusion.
 
     A batch is {"stems": (B, S, N), "mixture": (B, N), "name": B names}; a training batch may hold cached posteriors
-    instead of waveforms (see `latents_of`). State-dict keys are those of the published checkpoints, less the schedule's
-    tables, which the settings imply.
+    instead of waveforms (see `latents_of`), and "coherent" (B,) bool: whether an item's stems belong together (all do
+    where it is missing); those that do not never train without their mixture. State-dict keys are those of the
+    published checkpoints, less the schedule's tables, which the settings imply.
 
     Args:
         settings: sizes of all networks.
@@ -144,7 +153,7 @@ class MusicLDM(pl.LightningModule):
     # Weights
 
     def load_first_stage(self, vae: str | Path | None, vocoder: str | Path | None) -> None:
-        """Weights of the frozen first stage from VAE and HiFi-GAN checkpoints.
+        """Weights of the frozen first stage from VAE and vocoder checkpoints.
 
         Raises:
             CheckpointError: a file cannot be used.
@@ -154,21 +163,26 @@ class MusicLDM(pl.LightningModule):
         if vocoder:
             load_vocoder(self.first_stage_model.vocoder, vocoder)
 
-    def check_model(self, weights: WeightsFile) -> None:
-        """Hold an MSG-LD file against this model, without taking anything over.
+    def check_model(self, weights: WeightsFile, own_vocoder: bool = True) -> None:
+        """Hold an MSG-LD file against this model, but for its vocoder where that is not used; nothing is taken over.
 
         Raises:
             CheckpointError: the file does not fit the settings; says which value of the configuration would.
         """
-        check_fits(weights, self.settings)
+        check_fits(weights, self.settings, own_vocoder)
         check_state(self.model.diffusion_model, unet_state(weights, ema=False), weights.path, "U-Net")
         if weights.has_ema:
             check_state(self.model.diffusion_model, unet_state(weights, ema=True), weights.path, "averaged U-Net")
-        check_state(self.first_stage_model, first_stage_state(weights), weights.path, "first stage")
+        if own_vocoder:
+            check_state(self.first_stage_model, first_stage_state(weights), weights.path, "first stage")
         scale_of(weights)
 
-    def load_model(self, path: str | Path) -> WeightsFile:
+    def load_model(self, path: str | Path, vocoder: str | Path | None = None) -> WeightsFile:
         """All weights, averaged ones included, from an MSG-LD checkpoint of this project or a published one.
+
+        Args:
+            path: the model.
+            vocoder: a checkpoint whose vocoder takes the place of the model's own; None for its own.
 
         Returns:
             The file, for what else it tells.
@@ -177,7 +191,7 @@ class MusicLDM(pl.LightningModule):
             CheckpointError: the file cannot be used or does not fit the settings.
         """
         weights = expect_kind(read_weights(path), "msgld")
-        self.check_model(weights)
+        self.check_model(weights, own_vocoder=vocoder is None)
         fit_state(self.model.diffusion_model, unet_state(weights, ema=False), weights.path, "U-Net")
         used = ["U-Net", "VAE", "vocoder"]
         if self.model_ema is not None:
@@ -187,7 +201,10 @@ class MusicLDM(pl.LightningModule):
                 if "model_ema.num_updates" in weights.tensors:
                     self.model_ema.num_updates.copy_(weights.tensors["model_ema.num_updates"])
             used.append("averaged U-Net")
-        fit_state(self.first_stage_model, first_stage_state(weights), weights.path, "first stage")
+        if vocoder is None:
+            fit_state(self.first_stage_model, first_stage_state(weights), weights.path, "first stage")
+        else:
+            self.load_first_stage(path, vocoder)
         self._set_scale(scale_of(weights))
         if "logvar" in weights.tensors and weights.tensors["logvar"].shape == self.logvar.shape:
             self.logvar.data.copy_(weights.tensors["logvar"])
@@ -248,13 +265,18 @@ class MusicLDM(pl.LightningModule):
     # Training
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW over the U-Net, linear warm-up."""
+        """AdamW over the U-Net; linear warm-up, then constant (published) or falling."""
         s = self.training_settings
         optimiser = torch.optim.AdamW(self._trained_parameters(), lr=s.base_learning_rate, weight_decay=s.weight_decay)
-        if s.warmup_steps == 0:
+        if s.warmup_steps == 0 and s.lr_schedule == "constant":
             return {"optimizer": optimiser}  # before a scheduler is made: making one sets its first rate
-        warmup = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, step / s.warmup_steps))
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": warmup, "interval": "step"}}
+
+        def factor(step: int) -> float:
+            rise = min(1.0, step / s.warmup_steps) if s.warmup_steps else 1.0  # published: the first step's rate is 0
+            return rise * rate_factor(s.lr_schedule, step, 0, s.lr_decay_steps, s.lr_final)
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def step_generator(self, *position: int) -> Generator:
         """Source of all randomness at a place in the run: the same place gives the same numbers, resumed or not."""
@@ -321,10 +343,21 @@ class MusicLDM(pl.LightningModule):
         """The objective on a batch, every random number from `generator`; see `diffusion_loss` for what comes back."""
         z0, mixture, log_mel = self.latents_of(batch, generator)
         items = len(z0)
-        t = torch.randint(0, self.noise_schedule.num_timesteps, (items,), generator=generator).to(z0.device)
+        t = self.draw_timesteps(items, generator).to(z0.device)
         noise = torch.randn(z0.shape, generator=generator).to(z0)
-        kept = torch.rand(items, generator=generator) >= drop
+        kept = (torch.rand(items, generator=generator) >= drop).to(z0.device)
+        if "coherent" in batch:  # the unconditional network learns from stems that belong together, and no others
+            kept |= ~batch["coherent"].to(z0.device)
         return self.loss_at(z0, mixture * kept.to(mixture).reshape(-1, 1, 1, 1), t, noise, log_mel)
+
+    def draw_timesteps(self, items: int, generator: Generator) -> Tensor:
+        """Timesteps (items,), uniform but for the `high_noise_share` that comes from the last tenth."""
+        total, share = self.noise_schedule.num_timesteps, self.training_settings.high_noise_share
+        t = torch.randint(0, total, (items,), generator=generator)
+        if share:
+            late = torch.randint(total - total // 10, total, (items,), generator=generator)
+            t = torch.where(torch.rand(items, generator=generator) < share, late, t)
+        return t
 
     def loss_at(
         self, z0: Tensor, mixture: Tensor, t: Tensor, noise: Tensor, log_mel: Tensor | None = None
@@ -334,7 +367,9 @@ class MusicLDM(pl.LightningModule):
         output = self.model.diffusion_model(z_t, t, mixture)
         s = self.training_settings
         logvar = self.logvar if s.learn_logvar or s.logvar_init else None
-        return diffusion_loss(self.noise_schedule, z0, z_t, noise, output, t, s.loss, logvar, log_mel)
+        return diffusion_loss(
+            self.noise_schedule, z0, z_t, noise, output, t, s.loss, logvar, log_mel, 1 / self.scale_factor
+        )
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Average the weights right after each step, before any checkpoint can be written."""

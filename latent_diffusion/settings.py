@@ -45,8 +45,13 @@ class MelSettings:
 
 @dataclass(frozen=True)
 class AutoencoderSettings:
-    """The convolutional VAE over log-mels."""
+    """The VAE over log-mels: convolutional, as published, or principal patches with a small convolutional decoder.
 
+    Of the sizes below, patches use `ch` (width of the decoder), `num_res_blocks` (its blocks) and the number of entries
+    in `ch_mult`, which gives the size of a patch.
+    """
+
+    kind: str = "conv"  # conv or patch
     ch: int = 128  # channels of the highest resolution
     ch_mult: tuple[int, ...] = (1, 2, 4)  # one entry a level; every level but the last halves time and frequency
     num_res_blocks: int = 2  # a level of the encoder; the decoder has one more
@@ -59,6 +64,15 @@ class AutoencoderSettings:
     dropout: float = 0.0
     num_groups: int = 32  # of GroupNorm; lowered where it does not divide the channels
 
+    def __post_init__(self) -> None:
+        if self.kind not in ("conv", "patch"):
+            raise ConfigError(f"autoencoder kind: found {self.kind!r}, expected conv or patch")
+        if self.kind == "patch" and not self.embed_dim == self.z_channels <= self.reduction**2:
+            raise ConfigError(
+                f"autoencoder of patches: found embed_dim {self.embed_dim} and z_channels {self.z_channels}, expected "
+                f"equal numbers of at most {self.reduction**2}, the values of a patch"
+            )
+
     @property
     def reduction(self) -> int:
         """How many mel frames and mel bins go into one latent position (r)."""
@@ -67,24 +81,34 @@ class AutoencoderSettings:
 
 @dataclass(frozen=True)
 class VocoderSettings:
-    """The vocoder: a HiFi-GAN generator, whose sizes follow, or Griffin-Lim, which has none."""
+    """The vocoder: a HiFi-GAN generator, a spectral vocoder, or Griffin-Lim, which has no sizes."""
 
-    kind: str = "hifigan"  # hifigan or griffin_lim
+    kind: str = "hifigan"  # hifigan, spectral or griffin_lim
     num_mels: int = 64
+    # of a HiFi-GAN
     upsample_initial_channel: int = 1024
     upsample_rates: tuple[int, ...] = (5, 4, 2, 2, 2)
     upsample_kernel_sizes: tuple[int, ...] = (16, 16, 8, 4, 4)
     resblock_kernel_sizes: tuple[int, ...] = (3, 7, 11)
     resblock_dilation_sizes: tuple[tuple[int, ...], ...] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
+    # of a spectral vocoder
+    width: int = 256  # channels of its network
+    blocks: int = 4  # of its network
+    phase_iterations: int = 8  # of the search for phases; no weight depends on it
+    band_iterations: int = 4  # of the correction of bands that follows; no weight depends on it
 
     def __post_init__(self) -> None:
-        if self.kind not in ("hifigan", "griffin_lim"):
-            raise ConfigError(f"vocoder kind: found {self.kind!r}, expected hifigan or griffin_lim")
+        if self.kind not in ("hifigan", "spectral", "griffin_lim"):
+            raise ConfigError(f"vocoder kind: found {self.kind!r}, expected hifigan, spectral or griffin_lim")
 
 
 @dataclass(frozen=True)
 class UNetSettings:
-    """The 3-D U-Net; its channels are the stems, its volume is (latent channel, time, frequency)."""
+    """The U-Net. Published: its channels are the stems, its volume is (latent channel, time, frequency).
+
+    `latent_channels` folds the latent channels into the channels: convolutions over (time, frequency) alone see all
+    latent channels of all stems, and of the mixture, at once. That costs a fraction of the time.
+    """
 
     in_channels: int = 4  # stems in
     out_channels: int = 4  # stems out
@@ -96,6 +120,7 @@ class UNetSettings:
     dropout: float = 0.0
     use_scale_shift_norm: bool = False  # time embedding scales and shifts the second norm instead of being added
     num_groups: int = 32  # of GroupNorm; lowered where it does not divide the channels
+    latent_channels: int = 0  # C where they are folded into the channels; 0: they are an axis of the volume
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,9 @@ from torch import Tensor
 
 from latent_diffusion.diffusion.guidance import Scale
 from latent_diffusion.errors import ConfigError
+
+REFINEMENTS = ("mask", "none")
+MASK_EXPONENT = 2.0  # of the mel magnitudes: 2 compares energies
 
 
 def _any_nonzero(scale: Scale) -> bool:
@@ -46,11 +50,25 @@ class Task:
 
 @dataclass(frozen=True)
 class Separation(Task):
-    """All stems from their mixture."""
+    """All stems from their mixture.
+
+    Args:
+        guidance_scale: above 1 follows the mixture more closely.
+        refine: "mask" for waveforms cut out of the mixture itself by the stems' log-mels, which sum to it; "none", as
+            published, for what the vocoder makes of the log-mels.
+        mask_exponent: of the magnitudes that the masks compare; above 2 decides harder.
+    """
+
+    refine: str = "none"
+    mask_exponent: float = MASK_EXPONENT
 
     name = "separation"
 
     def __post_init__(self) -> None:
+        if self.refine not in REFINEMENTS:
+            raise ConfigError(f"refine: found {self.refine!r}, expected one of {', '.join(REFINEMENTS)}")
+        if not (math.isfinite(self.mask_exponent) and self.mask_exponent > 0):
+            raise ConfigError(f"mask exponent: found {self.mask_exponent}, expected a number above 0")
         if not self.needs_mixture:
             raise ConfigError(
                 "separation: guidance scale 0 leaves the mixture out; use a scale above 0 or task generation"

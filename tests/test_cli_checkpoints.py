@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import yaml
 import train_musicldm
 from latent_diffusion.checkpoints import convert, read_weights, settings_of
 from latent_diffusion.inspection import summarise
-from latent_diffusion.settings import UNetSettings
+from latent_diffusion.musicldm import MusicLDM
+from latent_diffusion.settings import UNetSettings, VocoderSettings
 from tests import tiny
 from tests.latent_diffusion.test_bad_weights import BAD, Payload
 from tests.latent_diffusion.test_checkpoints import TINY, VOCODER, published, vae_file
+from tests.latent_diffusion.test_spectral import checkpoint as spectral_checkpoint
 from utilities.config import autoencoder_settings, kind, load_config, model_settings, vocoder_settings
 from utilities.weights import snippet
 
@@ -61,7 +64,17 @@ def test_the_configuration_fits_every_kind_of_file(tmp_path: Path) -> None:
     torch.save(
         {"state_dict": model.state_dict(), "msgld": {"settings": model.settings.to_dict()}}, tmp_path / "own.ckpt"
     )
-    files = [(TINY, model_settings), (tmp_path / "own.ckpt", model_settings)]
+    spectral, griffin = VocoderSettings("spectral", 16, width=8, band_iterations=2), VocoderSettings("griffin_lim", 16)
+    for name, vocoder in (("spectral", spectral), ("griffin", griffin)):
+        other = MusicLDM(replace(model.settings, vocoder=vocoder))
+        msgld = {"settings": other.settings.to_dict()}
+        torch.save({"state_dict": other.state_dict(), "msgld": msgld}, tmp_path / f"{name}.ckpt")
+    spectral_checkpoint(tmp_path / "vocoder.ckpt", spectral)
+    files = [
+        (TINY, model_settings),
+        *((tmp_path / f"{n}.ckpt", model_settings) for n in ("own", "spectral", "griffin")),
+    ]
+    files.append((tmp_path / "vocoder.ckpt", vocoder_settings))
     files += [(VOCODER, vocoder_settings), (vae_file(tmp_path), autoencoder_settings)]
     for weights, of in files:
         summary = summarise(weights)

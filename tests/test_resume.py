@@ -32,7 +32,12 @@ TRAININGS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "accumulation": (
         "msgld",
         {"max_steps": 8, "save_checkpoint_every_n_steps": 1, "accumulate_grad_batches": 2, "gradient_clip_val": 1.0},
-        ["data.params.augmentation.masking=true", "model.params.scale_per_channel=true"],
+        [
+            "data.params.augmentation.masking=true",
+            "data.params.augmentation.gain_db=[-9,6]",
+            "data.params.augmentation.remix=0.5",
+            "model.params.scale_per_channel=true",
+        ],
     ),
     # an epoch's last step is of one batch only
     "odd accumulation": (

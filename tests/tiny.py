@@ -87,15 +87,16 @@ def batch(items: int = 2, stems: int = 4, seed: int = 0) -> dict[str, Any]:
     return {"stems": waveforms, "mixture": waveforms.sum(1).clamp(-1, 1), "name": names}
 
 
-def write_songs(folder: Path, tracks: int, seconds: float, seed: int = 0) -> Path:
+def write_songs(folder: Path, tracks: int, seconds: float, seed: int = 0, stems: tuple[str, ...] = STEMS) -> Path:
     """A split `<folder>/<track>/<stem>.wav`."""
     rng = np.random.default_rng(seed)
     samples = int(seconds * MEL.sample_rate)
     for number in range(tracks):
         track = folder / f"Track{number:05d}"
         track.mkdir(parents=True)
-        waveforms = tones(samples, seed=seed * 1000 + number).numpy() + 0.01 * rng.standard_normal((4, samples))
-        for stem, waveform in zip(STEMS, waveforms, strict=True):
+        tone = tones(samples, len(stems), seed * 1000 + number).numpy()
+        waveforms = tone + 0.01 * rng.standard_normal((len(stems), samples))
+        for stem, waveform in zip(stems, waveforms, strict=True):
             soundfile.write(track / f"{stem}.wav", waveform, MEL.sample_rate)
     return folder
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from glob import glob
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latent_diffusion.errors import CheckpointError, ConfigError
+from latent_diffusion.errors import ConfigError
 from utilities.config import (
     Config,
+    augmentation,
     first_stage_training_arguments,
     guidance_scale,
     kind,
@@ -18,12 +19,14 @@ from utilities.config import (
     task_name,
     vocoder_settings,
 )
+from utilities.models import find_checkpoint
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
     from latent_diffusion.first_stage import FirstStage
     from latent_diffusion.musicldm import MusicLDM
+    from latent_diffusion.tasks import Task
     from utilities.data.datamodule import StemDataModule
 
 log = logging.getLogger(__name__)
@@ -31,36 +34,12 @@ log = logging.getLogger(__name__)
 PUBLISHED_VOCODER = "hifigan-ckpt.ckpt"  # lies beside the VAE's file where the published instructions put it
 
 
-def find_checkpoint(path: str, key: str) -> Path:
-    """The weights file that a configuration's value means.
-
-    Args:
-        path: a file; a run folder, meaning its `checkpoints/last.ckpt`; or a pattern with `*`: the newest match.
-        key: the configuration's key, for the error.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    if glob(path) and "*" in path:
-        return find_checkpoint(max(glob(path), key=lambda found: Path(found).stat().st_mtime), key)
-    candidate = Path(path)
-    if candidate.is_dir():
-        last = candidate / "checkpoints" / "last.ckpt"
-        if not last.is_file():
-            raise CheckpointError(
-                f"{key}: {path}: a folder without checkpoints/last.ckpt, expected a run folder or a file"
-            )
-        return last
-    if not candidate.is_file():
-        raise CheckpointError(f"{key}: {path}: no such file; check the path, or train or download the weights first")
-    return candidate
-
-
 def build_data(config: Config) -> StemDataModule:
     """The data module; folders are scanned when it is set up."""
+    from utilities.data.augmentation import Augmentation
     from utilities.data.datamodule import StemDataModule
 
-    p = config.data.params
+    p, changes = config.data.params, augmentation(config)
     training = config.mode in ("train", "validate_and_train")
     evaluation = getattr(config.model.params, "evaluation_params", None)
     return StemDataModule(
@@ -71,9 +50,10 @@ def build_data(config: Config) -> StemDataModule:
         batch_size=p.batch_size,
         num_workers=p.num_workers,
         seed=config.seed,
-        masking=p.augmentation.masking,
+        masking=changes.pop("masking", False),
         shuffle_validation=p.path.shuffle_val_test,
         valid_batch_size=evaluation.batch_size if evaluation else None,
+        augmentation=Augmentation(**changes),
     )
 
 
@@ -94,7 +74,6 @@ def _build_msgld(config: Config) -> MusicLDM:
     from latent_diffusion.diffusion.loss import LossSettings
     from latent_diffusion.musicldm import EvaluationSettings, MusicLDM, TrainingSettings
     from latent_diffusion.pipeline import SamplingSettings
-    from latent_diffusion.tasks import make_task
 
     p, e = config.model.params, config.model.params.evaluation_params
     if e.n_candidates_per_samples > 1:
@@ -103,6 +82,10 @@ def _build_msgld(config: Config) -> MusicLDM:
         base_learning_rate=p.base_learning_rate,
         weight_decay=p.weight_decay,
         warmup_steps=p.warmup_steps,
+        lr_schedule=p.lr_schedule,
+        lr_decay_steps=p.lr_decay_steps,
+        lr_final=p.lr_final,
+        high_noise_share=p.high_noise_share,
         cond_drop_prob=p.cond_drop_prob,
         ema_decay=p.ema_decay,
         scale_by_std=p.scale_by_std,
@@ -112,17 +95,46 @@ def _build_msgld(config: Config) -> MusicLDM:
         seed=config.seed,
         loss=LossSettings(
             snr_gamma=p.snr_gamma,
+            channel_power=p.channel_power,
             original_elbo_weight=p.original_elbo_weight,
             separate_stems=p.seperate_stem_z,
             silence_tau=p.tau if p.use_silence_weight else None,
         ),
     )
     evaluation = EvaluationSettings(
-        task=make_task(task_name(config), guidance_scale(config), tuple(config.data.params.path.stems_to_inpaint)),
-        sampling=SamplingSettings(sampler=e.sampler, steps=e.ddim_sampling_steps, eta=e.eta),
+        task=_build_task(config),
+        sampling=SamplingSettings(
+            e.sampler,
+            e.ddim_sampling_steps,
+            e.eta,
+            average=e.average,
+            passes=e.passes,
+            spacing=e.spacing,
+            guidance_interval=tuple(e.guidance_interval),
+            precision=e.precision,
+        ),
         seed=config.seed if e.seed is None else e.seed,
     )
     return MusicLDM(model_settings(config), training, evaluation)
+
+
+def _build_task(config: Config) -> Task:
+    """The task that is validated and tested.
+
+    Raises:
+        ConfigError: options of a separation for another task.
+    """
+    from latent_diffusion.tasks import Separation, make_task
+
+    e = config.model.params.evaluation_params
+    task = make_task(task_name(config), guidance_scale(config), tuple(config.data.params.path.stems_to_inpaint))
+    if isinstance(task, Separation):
+        return replace(task, refine=e.refine, mask_exponent=e.mask_exponent)
+    for name, plain in {"refine": "none", "average": 1, "passes": 1}.items():
+        if getattr(e, name) != plain:
+            where = f"{config.path}: model.params.evaluation_params.{name}"
+            raise ConfigError(f"{where}: found {getattr(e, name)}, expected {plain}: the task is {task.name}")
+    return task
 
 
 def load_initial_weights(config: Config, model: pl.LightningModule) -> None:
@@ -145,7 +157,7 @@ def load_initial_weights(config: Config, model: pl.LightningModule) -> None:
         if path:
             load_normed_vocoder(model.generator, find_checkpoint(path, "model.params.ckpt_path"))
     elif p.ckpt_path:
-        model.load_model(find_checkpoint(p.ckpt_path, "model.params.ckpt_path"))
+        model.load_model(find_checkpoint(p.ckpt_path, "model.params.ckpt_path"), other_vocoder(config, p.ckpt_path))
     else:
         model.load_first_stage(*first_stage_files(config))
 
@@ -185,6 +197,22 @@ def vae_file(config: Config) -> Path:
             "(or model.params.ckpt_path, or trainer.resume_from_checkpoint)"
         )
     return find_checkpoint(path, f"{where}.reload_from_ckpt")
+
+
+def other_vocoder(config: Config, model: str | Path) -> Path | None:
+    """The configuration's vocoder weights where an MSG-LD file has a vocoder of another kind or size; None: its own.
+
+    Raises:
+        CheckpointError: one of the files cannot be used.
+    """
+    from latent_diffusion.checkpoints import has_vocoder, read_weights
+
+    named = config.model.params.first_stage_config.params.vocoder_config.ckpt_path
+    where = "model.params.first_stage_config.params.vocoder_config.ckpt_path"
+    weights = read_weights(find_checkpoint(str(model), "model.params.ckpt_path"))
+    if not named or weights.kind != "msgld" or has_vocoder(weights, vocoder_settings(config)):
+        return None
+    return find_checkpoint(named, where)
 
 
 def first_stage_files(config: Config) -> tuple[Path, Path | None]:

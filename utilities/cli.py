@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 
 from latent_diffusion.errors import ConfigError, MSGLDError
+from utilities.evaluation.commands import add_commands
+from utilities.models import DEFAULT_MODEL, names_here
 
 DESCRIPTION = """\
 Take songs apart, make new ones, or make the missing stems of one, with a trained MSG-LD model.
 
-  msgld separate song.mp3 album/ --model model.safetensors --out stems
-  msgld generate --seconds 60 --model model.safetensors --seed 7
+  msgld separate song.mp3 album/ --out stems
+  msgld generate --seconds 60 --seed 7
   msgld arrange --given stems/song --make drums,bass --model model.safetensors
 
 `msgld COMMAND --help` lists a command's options. Training: train_musicldm.py.
@@ -42,7 +44,10 @@ def names(text: str) -> list[str]:
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line; argparse itself exits with status 2 on bad use."""
     parser = argparse.ArgumentParser(
-        prog="msgld", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="msgld",
+        description=DESCRIPTION,
+        epilog=f"Models known by name (--model): {names_here()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -55,9 +60,30 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="mask (default): stems are cut out of the recording itself, at its rate and channels, and sum to it; "
         "none: what the vocoder makes, mono at the model's rate",
     )
-    separate.add_argument("--mask-exponent", type=float, default=2.0, metavar="P", help="above 2 decides harder")
+    separate.add_argument(
+        "--mask-exponent",
+        "--mask-power",
+        type=float,
+        default=2.0,
+        metavar="P",
+        help="of the magnitudes that masks compare (default: %(default)s); more decides harder",
+    )
+    separate.add_argument(
+        "--average", type=int, default=1, metavar="K", help="mean of K results, for the masks (default: %(default)s)"
+    )
+    separate.add_argument(
+        "--passes", type=int, default=1, metavar="N", help="2 looks again at what the first result cuts out"
+    )
     generate = commands.add_parser("generate", help="make a piece from nothing: OUT/generated_<seed>/<stem>.wav")
-    generate.add_argument("--seconds", type=float, help="length (default: one window of the model)")
+    generate.add_argument("--seconds", type=float, help="length of what is made (default: one window of the model)")
+    generate.add_argument(
+        "--continue",
+        dest="continued",
+        type=Path,
+        metavar="FILE_OR_FOLDER",
+        help="begin with this and go on from it: a song, which is separated first, or a folder with all <stem>.wav; "
+        "OUT/<name>_continued_<seed>/<stem>.wav",
+    )
     arrange = commands.add_parser("arrange", help="make stems for given ones: OUT/<folder's name>/<stem>.wav")
     arrange.add_argument(
         "--given", nargs="+", required=True, metavar="DIR_OR_FILES", help="<stem>.wav files, or folders with such"
@@ -66,16 +92,28 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     for command in (separate, generate, arrange):
         _add_common(command)
     separate.set_defaults(guidance=1.0)
-    arrange.set_defaults(guidance=0.0)
+    add_commands(commands)
+    generate.set_defaults(average=1, passes=1, guidance_interval=(0.0, 1.0))
+    arrange.set_defaults(guidance=0.0, average=1, passes=1)
     return parser.parse_args(arguments)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     """Options of every command."""
     parser.add_argument("--out", type=Path, default=Path("msgld_out"), metavar="FOLDER", help="default: %(default)s")
-    parser.add_argument("--model", required=True, metavar="FILE_OR_FOLDER", help="weights, or the folder of a run")
+    parser.add_argument(
+        "--model",
+        default=DEFAULT_MODEL,
+        metavar="NAME_OR_PATH",
+        help="a name (msgld --help lists them), a weights file, or the folder of a run (default: %(default)s)",
+    )
     parser.add_argument("--steps", type=int, default=200, help="denoising steps (default: %(default)s)")
-    parser.add_argument("--sampler", default="ddim", help="ddim (default), ddpm, plms or dpm++")
+    parser.add_argument(
+        "--sampler", default="ddim", help="ddim (default), ddpm, plms, dpm++, dpm++sde or unipc; separate: mean, too"
+    )
+    parser.add_argument(
+        "--spacing", help="of the steps: uniform, trailing, logsnr or karras (default: the sampler's own)"
+    )
     parser.add_argument("--eta", type=float, default=1.0, help="ddim: 0 deterministic to 1 ancestral (default)")
     if not parser.prog.endswith("generate"):
         parser.add_argument(
@@ -84,6 +122,17 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
             metavar="SCALE",
             help="how closely the mixture is followed: a number, or one a stem: bass=2,drums=0.5",
         )
+        parser.add_argument(
+            "--guidance-interval",
+            type=float,
+            nargs=2,
+            default=(0.0, 1.0),
+            metavar=("LOW", "HIGH"),
+            help="the part of the schedule, 0 clean to 1 noise, on which guidance counts (default: all of it)",
+        )
+    parser.add_argument(
+        "--precision", default="float32", help="of the denoising network: float32 (default) or bfloat16, quicker"
+    )
     parser.add_argument("--seed", type=int, default=0, help="same seed, same output (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
     parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="windows at once (default: %(default)s)")
@@ -110,6 +159,8 @@ def main(arguments: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # file names may be in any encoding
     try:
+        if "run" in options:  # evaluate, compare, report
+            return options.run(options)
         return {"separate": _separate, "generate": _generate, "arrange": _arrange}[options.command](options)
     except MSGLDError as error:
         if options.debug:
@@ -123,18 +174,32 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _check(options: argparse.Namespace) -> dict:
     """The options that every command hands on; checked before a model is loaded."""
-    from latent_diffusion.diffusion import SAMPLERS
-    from latent_diffusion.pipeline import SamplingSettings
+    from latent_diffusion.diffusion import SAMPLERS, SPACINGS
+    from latent_diffusion.pipeline.results import POSTERIOR_MEAN, SamplingSettings
 
-    if options.sampler not in SAMPLERS:
-        raise ConfigError(f"--sampler: found {options.sampler!r}, expected one of {', '.join(SAMPLERS)}")
+    samplers = [*SAMPLERS, *([POSTERIOR_MEAN] if options.command == "separate" else [])]
+    if options.sampler not in samplers:
+        raise ConfigError(f"--sampler: found {options.sampler!r}, expected one of {', '.join(samplers)}")
+    if options.spacing not in (None, *SPACINGS):
+        raise ConfigError(f"--spacing: found {options.spacing!r}, expected one of {', '.join(SPACINGS)}")
     if options.steps < 1:
         raise ConfigError(f"--steps: found {options.steps}, expected at least 1")
     if options.out.exists() and not options.out.is_dir():
         raise ConfigError(f"--out: {options.out}: is a file; expected a folder, or nothing")
     return {
         "out": options.out,
-        "sampling": SamplingSettings(options.sampler, options.steps, options.eta, options.batch_size, options.overlap),
+        "sampling": SamplingSettings(
+            options.sampler,
+            options.steps,
+            options.eta,
+            options.batch_size,
+            options.overlap,
+            average=options.average,
+            passes=options.passes,
+            spacing=options.spacing,
+            guidance_interval=tuple(options.guidance_interval),
+            precision=options.precision,
+        ),
         "seed": options.seed,
         "kind": options.format,
         "skip_existing": options.skip_existing,
@@ -168,7 +233,8 @@ def _generate(options: argparse.Namespace) -> int:
     from utilities.songs import describe, generate_song, load_model
 
     common = _check(options)
-    print(describe(generate_song(load_model(options.model, options.device), seconds=options.seconds, **common)))
+    pipeline = load_model(options.model, options.device)
+    print(describe(generate_song(pipeline, seconds=options.seconds, continued=options.continued, **common)))
     return 0
 
 

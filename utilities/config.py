@@ -28,6 +28,7 @@ from utilities.config_reader import KeyDoc, Reader, key_docs
 from utilities.config_schema import Config
 from utilities.config_schema_model import AdversarialTrainingParams
 from utilities.config_settings import (
+    augmentation,
     autoencoder_settings,
     guidance_scale,
     kind,
@@ -42,6 +43,7 @@ from utilities.registry import PUBLISHED_TARGETS
 __all__ = [
     "Config",
     "KeyDoc",
+    "augmentation",
     "config_from_dict",
     "first_stage_training_arguments",
     "guidance_scale",
@@ -243,6 +245,7 @@ def _check(config: Config) -> None:
     wrong = [name for name in path.stems if not name or name.startswith(".") or re.search(r"[/\\\0]", name)]
     if wrong:
         raise ConfigError(f"{config.path}: data.params.path.stems: found {wrong[0]!r}, expected plain file names")
+    augmentation(config)
     latent_cache(config)
     if kind(config) == "msgld":
         _check_msgld(config)

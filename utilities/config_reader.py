@@ -30,7 +30,7 @@ TARGET_KINDS: dict[type, tuple[str, ...]] = {
     model_schema.UNetConfig: ("unet",),
     model_schema.FirstStageConfig: ("autoencoder",),
     model_schema.CondStageConfig: ("condition",),
-    model_schema.VocoderConfig: ("vocoder", "griffin_lim"),
+    model_schema.VocoderConfig: ("vocoder", "spectral_vocoder", "griffin_lim"),
     model_schema.AutoencoderLossConfig: ("autoencoder_loss",),
     model_schema.VocoderLossConfig: ("vocoder_loss",),
 }

@@ -36,7 +36,9 @@ class TrainerConfig:
     limit_train_batches: int | float | None = key(None, "batches of a training epoch (1.0 or empty: all)", low=0)
     limit_val_batches: int | float | None = key(None, "batches of a validation (1.0 or empty: all)", low=0)
     resume: str | None = key(None, "go on in this run folder, or in the folder of this checkpoint file")
-    resume_from_checkpoint: str | None = key(None, "start a new run folder from this checkpoint file")
+    resume_from_checkpoint: str | None = key(
+        None, "start a new run folder from this checkpoint: a file, a run folder or a model's name"
+    )
     accelerator: str = key("auto", "where to compute", choices=("auto", "gpu", "cuda", "cpu", "mps", "tpu"))
     precision: str | int = key("32-true", "32, 16, bf16 (both mixed), or 32-true, 16-mixed, bf16-mixed")
     devices: int | list[int] | str = key("auto", "how many devices, a list of device numbers, or auto")
@@ -61,6 +63,20 @@ class TrainerConfig:
 @dataclass
 class AugmentationConfig:
     masking: bool = key(False, "silence a random choice of 0 to S-1 stems of each training item")
+    gain_db: list[float] = key(
+        [], "[lowest, highest] level in dB drawn for each stem, and half of it for the item; empty: none", ours=True
+    )
+    equaliser_db: float = key(0.0, "largest gain in dB of a random smooth filter for each stem", ours=True, low=0)
+    reverb: float = key(0.0, "probability that a stem gets the echo of a small room", ours=True, low=0, high=1)
+    saturation: float = key(0.0, "probability that a stem is softly clipped", ours=True, low=0, high=1)
+    remix: float = key(
+        0.0,
+        "probability that an item's stems come from different songs; it then trains separation only: its condition is "
+        "never dropped",
+        ours=True,
+        low=0,
+        high=1,
+    )
     mixup: float | None = unused("mixing of two items")
     return_all_wav: bool | None = unused("the batch always holds the waveforms here", True)
     balanced_sampling: bool | str | None = unused("sampling balanced by label")

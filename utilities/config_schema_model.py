@@ -20,7 +20,9 @@ from typing import Any
 
 UNSET = object()
 LR_SCHEDULES = ("constant", "exponential", "cosine")
-SAMPLERS = ("ddim", "ddpm", "plms", "dpm++")
+SAMPLERS = ("ddim", "ddpm", "plms", "dpm++", "dpm++sde", "unipc", "mean")
+SPACINGS = ("uniform", "trailing", "logsnr", "karras")
+PRECISIONS = ("float32", "bfloat16")
 
 
 def key(
@@ -66,6 +68,9 @@ class UNetParams:
     use_scale_shift_norm: bool = key(False, "the time embedding scales and shifts instead of being added")
     dims: int = key(3, "dimensions of the convolutions; only 3 exists here", low=3, high=3)
     num_groups: int = key(32, "groups of GroupNorm, lowered where they do not divide the channels", ours=True, low=1)
+    fold_latent_channels: bool = key(
+        False, "latent channels become channels of a network over (time, frequency): far cheaper", ours=True
+    )
     image_size: int | list[int] | None = unused("the network takes any size")
     num_heads: int | None = unused("heads follow from num_head_channels", -1)
     num_heads_upsample: int | None = unused("heads follow from num_head_channels", -1)
@@ -94,6 +99,12 @@ class UNetConfig:
 
 @dataclass
 class DDConfig:
+    kind: str = key(
+        "conv",
+        "conv (published); patch: principal patches of 2^(levels - 1), a decoder of ch channels and num_res_blocks",
+        ours=True,
+        choices=("conv", "patch"),
+    )
     ch: int = key(128, "channels of the highest resolution", low=1)
     ch_mult: list[int] = key([1, 2, 4], "channels of each level as a multiple of ch; every level but one halves", low=1)
     num_res_blocks: int = key(2, "residual blocks of a level of the encoder", low=1)
@@ -118,16 +129,22 @@ class VocoderSizes:
     resblock_dilation_sizes: list[list[int]] = key(
         [[1, 3, 5], [1, 3, 5], [1, 3, 5]], "dilations of each residual block", ours=True, low=1
     )
+    width: int = key(256, "SpectralVocoder alone, as what follows: channels of its network", ours=True, low=1)
+    blocks: int = key(4, "blocks of its network", ours=True, low=1)
+    phase_iterations: int = key(8, "iterations of its search for phases", ours=True, low=0)
+    band_iterations: int = key(4, "iterations that then bring the bands to the log-mel", ours=True, low=0)
 
 
 @dataclass
 class VocoderConfig:
     target: str = key(
         "latent_diffusion.first_stage.HiFiGAN",
-        "the vocoder; latent_diffusion.first_stage.GriffinLim needs no weights and has no sizes",
+        "the vocoder: HiFiGAN; SpectralVocoder, cheap to train; GriffinLim, which needs no weights and has no sizes",
         ours=True,
     )
-    ckpt_path: str | None = key(None, "HiFi-GAN weights (hifigan-ckpt.ckpt, safetensors or a run's)", ours=True)
+    ckpt_path: str | None = key(
+        None, "its weights (hifigan-ckpt.ckpt, safetensors, a run's); a model's own come first if they fit", ours=True
+    )
     params: VocoderSizes = key(VocoderSizes, "sizes of the generator", ours=True)
 
 
@@ -157,7 +174,9 @@ class AutoencoderLossConfig:
 
 @dataclass
 class FirstStageParams:
-    reload_from_ckpt: str | None = key(None, "VAE weights (vae-ckpt.ckpt, safetensors or a run's checkpoint)")
+    reload_from_ckpt: str | None = key(
+        None, "VAE weights (vae-ckpt.ckpt, safetensors, a run's checkpoint, a model's name)"
+    )
     embed_dim: int = key(8, "latent channels (C)", low=1)
     ddconfig: DDConfig = key(DDConfig, "sizes of encoder and decoder")
     sampling_rate: int | None = key(None, "sample rate in Hz; must be preprocessing.audio.sampling_rate", low=1000)
@@ -198,7 +217,18 @@ class EvaluationParams:
     ddim_sampling_steps: int = key(200, "steps of the sampler", low=1)
     n_candidates_per_samples: int = key(1, "candidates generated an item; the first is kept", low=1)
     sampler: str = key("ddim", "sampling algorithm", ours=True, choices=SAMPLERS)
+    average: int = key(1, "separation: results an item whose mean log-mels are taken", ours=True, low=1)
+    passes: int = key(1, "separation: 2 looks again at what the first result cuts out", ours=True, low=1)
+    refine: str = key("none", "separation: mask cuts the mixture, none vocodes", ours=True, choices=("none", "mask"))
+    mask_exponent: float = key(2.0, "of the magnitudes that masks compare", ours=True, low=1e-6)
     eta: float = key(1.0, "noise of DDIM: 0 deterministic, 1 as DDPM", ours=True, low=0, empty=0.0)
+    spacing: str | None = key(
+        None, "where on the schedule the steps lie; empty: the sampler's own", ours=True, choices=SPACINGS
+    )
+    guidance_interval: list[float] = key(
+        [0.0, 1.0], "low and high part of the schedule between which guidance counts", ours=True, low=0, high=1
+    )
+    precision: str = key("float32", "of the denoising network in sampling", ours=True, choices=PRECISIONS)
     seed: int | None = key(None, "seed of the sampling; empty: the run's seed", ours=True, low=0, high=2**63 - 1)
     batch_size: int | None = key(None, "items of a validation batch; empty: data.params.batch_size", ours=True, low=1)
 
@@ -218,7 +248,7 @@ class MusicLDMParams:
     seperate_stem_z: bool = key(False, "reward for latents of different stems being far apart")
     use_silence_weight: bool = key(False, "weight the loss by the loudness of the log-mel")
     tau: float = key(3.0, "softness of use_silence_weight", low=1e-6)
-    ckpt_path: str | None = key(None, "weights of a whole MSG-LD to start from")
+    ckpt_path: str | None = key(None, "weights of a whole MSG-LD to start from: a file, a run folder or a model's name")
     unet_config: UNetConfig = key(UNetConfig, "the denoising network")
     first_stage_config: FirstStageConfig = key(FirstStageConfig, "VAE and vocoder")
     cond_stage_config: CondStageConfig = key(CondStageConfig, "the condition")
@@ -229,6 +259,15 @@ class MusicLDMParams:
     parameterization: str = key("eps", "what the network predicts", ours=True, choices=("eps", "x0", "v"))
     ema_decay: float | None = key(0.9999, "decay of the averaged weights; empty: no average", ours=True, low=0, high=1)
     warmup_steps: int = key(1000, "optimiser steps of the linear warm-up", ours=True, low=0, empty=0)
+    lr_schedule: str = key("constant", "shape of the learning rate after the warm-up", ours=True, choices=LR_SCHEDULES)
+    lr_decay_steps: int = key(100_000, "training steps until lr_final is reached", ours=True, low=1)
+    lr_final: float = key(0.1, "share of base_learning_rate reached at lr_decay_steps", ours=True, low=0, high=1)
+    high_noise_share: float = key(
+        0.0, "share of training timesteps from the last tenth; the others are uniform", ours=True, low=0, high=1
+    )
+    channel_power: float = key(
+        0.0, "with scale_per_channel: the loss weighs channels by this power of their spread", ours=True, low=0
+    )
     cond_drop_prob: float = key(0.1, "how often the mixture is hidden in training", ours=True, low=0, high=1, empty=0.0)
     scale_per_channel: bool = key(False, "scale_by_std for each latent channel on its own", ours=True)
     weight_decay: float = key(0.01, "of AdamW", ours=True, low=0, empty=0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,10 @@ def latent_cache(config: Config) -> Path | None:
         return None
     if kind(config) != "msgld":
         clash = ("model.target", config.model.target, "an MSG-LD: a first stage trains on waveforms")
-    elif p.augmentation.masking:
-        clash = ("data.params.augmentation.masking", "true", "false: silencing stems changes the encoded mixtures")
+    elif changes := augmentation(config):
+        name, value = next(iter(changes.items()))
+        wanted = "none: what changes stems changes the encoded mixtures"
+        clash = (f"data.params.augmentation.{name}", str(value).lower(), wanted)
     elif config.model.params.use_silence_weight:
         clash = ("model.params.use_silence_weight", "true", "false: the cache holds no log-mels to weight by")
     else:
@@ -86,6 +89,21 @@ def latent_cache(config: Config) -> Path | None:
         f"{config.path}: {key}: found {found}, while data.params.latent_cache is set, expected {expected}; change it, "
         "or leave data.params.latent_cache empty"
     )
+
+
+def augmentation(config: Config) -> dict[str, Any]:
+    """What is done to training items: the keys of `data.params.augmentation` that are switched on.
+
+    Raises:
+        ConfigError: `gain_db` is no range.
+    """
+    group = config.data.params.augmentation
+    if group.gain_db and (len(group.gain_db) != 2 or group.gain_db[0] > group.gain_db[1]):
+        raise ConfigError(
+            f"{config.path}: data.params.augmentation.gain_db: found {group.gain_db}, expected [lowest, highest] in dB"
+        )
+    values = {f.name: getattr(group, f.name) for f in fields(group) if not f.metadata["unused"]}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if value}
 
 
 def mel_settings(config: Config) -> MelSettings:
@@ -123,6 +141,7 @@ def autoencoder_settings(config: Config) -> AutoencoderSettings:
     _require_equal(f"{where}.ddconfig.mel_bins", dd.mel_bins, bins, p.mel.n_mel_channels)
     _require_equal(f"{where}.sampling_rate", params.sampling_rate, rate, p.audio.sampling_rate)
     settings = AutoencoderSettings(
+        kind=dd.kind,
         ch=dd.ch,
         ch_mult=tuple(dd.ch_mult),
         num_res_blocks=dd.num_res_blocks,
@@ -152,11 +171,16 @@ def vocoder_settings(config: Config) -> VocoderSettings:
         where, params = _first_stage(config)
         where, vocoder = f"{where}.vocoder_config", params.vocoder_config
     p = config.data.params.preprocessing
-    if lookup(vocoder.target, ("vocoder", "griffin_lim"), f"{where}.target") == "griffin_lim":
+    target = lookup(vocoder.target, ("vocoder", "spectral_vocoder", "griffin_lim"), f"{where}.target")
+    if target == "griffin_lim":
         if kind(config) == "vocoder":
-            raise ConfigError(f"{where}.target: found {vocoder.target}, which has no weights, expected a HiFi-GAN")
+            raise ConfigError(f"{where}.target: found {vocoder.target}, which has no weights, expected another vocoder")
         return VocoderSettings(kind="griffin_lim", num_mels=p.mel.n_mel_channels)
     where, sizes = f"{where}.params", vocoder.params
+    if target == "spectral_vocoder":
+        names = ("width", "blocks", "phase_iterations", "band_iterations")
+        values = {name: getattr(sizes, name) for name in names}
+        return VocoderSettings(kind="spectral", num_mels=p.mel.n_mel_channels, **values)
     if math.prod(sizes.upsample_rates) != p.stft.hop_length:
         raise ConfigError(
             f"{where}.upsample_rates: found {sizes.upsample_rates}, which multiply to "
@@ -222,6 +246,7 @@ def model_settings(config: Config) -> ModelSettings:
         dropout=u.dropout,
         use_scale_shift_norm=u.use_scale_shift_norm,
         num_groups=u.num_groups,
+        latent_channels=autoencoder.embed_dim if u.fold_latent_channels else 0,
     )
     try:
         return ModelSettings(tuple(stems), mel, autoencoder, vocoder_settings(config), unet, diffusion)

@@ -31,6 +31,8 @@ def what_to_open(run: Path) -> list[str]:
     numbers = tree / "metrics.json"
     if numbers.is_file():
         lines.append(f"read  {numbers}{_headline(json.loads(numbers.read_text(encoding='utf-8')))}")
+    if (run / "report.html").is_file():
+        lines.append(f"open  {run / 'report.html'}")
     return lines
 
 

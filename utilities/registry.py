@@ -20,6 +20,7 @@ OWN_TARGETS: dict[str, str] = {
     "latent_diffusion.first_stage.training.VocoderLoss": "vocoder_loss",
     "latent_diffusion.first_stage.AutoencoderKL": "autoencoder",
     "latent_diffusion.first_stage.HiFiGAN": "vocoder",
+    "latent_diffusion.first_stage.SpectralVocoder": "spectral_vocoder",
     "latent_diffusion.first_stage.GriffinLim": "griffin_lim",
     "latent_diffusion.unet.UNet3d": "unet",
     "latent_diffusion.first_stage.MixtureCondition": "condition",

@@ -9,7 +9,7 @@ Under the run folder, at every validation (`<step>` is the global step; names of
     val_<step>/stem_mel_<i> -> mel/<stem>
     val_<step>/stem_<i>_<j>/<item>.wav     arrangement of several stems: their sum, under the published name
     val_<step>/spectrograms/<item>.png     target beside result, for the first `max_pictures` items
-    val_<step>/metrics.json
+    val_<step>/metrics.json                what was counted; separation: metrics.csv, a row an item and stem
     target_<step>/...                      the same for the targets
 
 Real folders carry the stem's name; a script made for the published tree finds its folders by following the links. In
@@ -26,7 +26,7 @@ import itertools
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,10 @@ import torch
 from torch import Tensor
 
 from utilities.audio import write_wav
-from utilities.evaluation.frechet import GenerationScores
-from utilities.evaluation.metrics import FLOOR_DB, SILENCE_DBFS, MetricTable, log_mel_mse, track_of, write_metrics
+from utilities.evaluation.embeddings import load_embedding
+from utilities.evaluation.metrics import MetricTable, log_mel_mse, track_of, write_metrics
 from utilities.evaluation.pictures import PictureRow, draw_log_mels
-from utilities.evaluation.separation import SeparationScores, separation_table
+from utilities.evaluation.scores import Scores, Side, score_table, write_rows
 from utilities.files import safe_name, whole_file
 
 log = logging.getLogger(__name__)
@@ -135,8 +135,7 @@ class ResultWriter(pl.Callback):
         self._about: dict[str, Any] = {}
         self._items: set[str] = set()
         self._pictures = 0
-        self._separation = SeparationScores()
-        self._generation = GenerationScores()
+        self._scores = Scores(load_embedding())
         self._reconstruction = MetricTable()
         self._trees: dict[str, ResultTree] = {}
 
@@ -171,7 +170,10 @@ class ResultWriter(pl.Callback):
         if trainer.is_global_zero:
             for tree in self._trees.values():
                 tree.finish()
-            write_metrics(self._tree(trainer, "val").root / "metrics.json", metrics)
+            root = self._tree(trainer, "val").root
+            write_metrics(root / "metrics.json", metrics)
+            if rows := self._scores.rows():
+                write_rows(root / "metrics.csv", rows)
         numbers = self._logged(metrics)
         if numbers:
             pl_module.log_dict(numbers, sync_dist=trainer.world_size > 1, batch_size=1)
@@ -292,39 +294,27 @@ class ResultWriter(pl.Callback):
     # ---- numbers ---------------------------------------------------------------------------------------------------
 
     def _score(self, name: str, out: dict[str, Any], b: int) -> None:
-        log_mels, targets = _item(out, "log_mels", b), _item(out, "target_log_mels", b)
-        for i, stem in enumerate(out["stems"]):
-            if stem not in out["generated"]:
-                continue
-            if out["task"] == "separation":
-                self._separation.add(
-                    name,
-                    stem,
-                    out["waveforms"][b, i],
-                    out["target_waveforms"][b, i],
-                    out["target_mixture"][b],
-                    None if log_mels is None else log_mels[i],
-                    None if targets is None else targets[i],
-                    _item(out, "mixture_log_mel", b),
-                )
-            elif log_mels is not None and targets is not None:
-                self._generation.add(stem, log_mels[i], targets[i])
+        chosen = [i for i, stem in enumerate(out["stems"]) if stem in out["generated"]]
+        result, target = _side(out, b, "", chosen), _side(out, b, "target_", range(len(out["stems"])))
+        target.mixture_log_mel = _item(out, "mixture_log_mel", b)
+        if out["task"] == "separation":
+            self._scores.add_pair(name, result, target, int(out["sample_rate"]))
+        else:
+            self._scores.add_kind(name, result, target, int(out["sample_rate"]))
 
     def _gather(self) -> None:
         """Bring the numbers of all processes together, in every one of them."""
         distributed = torch.distributed
         if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
             return
-        mine = (self._about, self._items, self._separation, self._generation, self._reconstruction)
+        mine = (self._about, self._items, self._scores, self._reconstruction)
         everyone: list[Any] = [None] * distributed.get_world_size()
         distributed.all_gather_object(everyone, mine)
-        self._separation, self._generation, self._reconstruction = SeparationScores(), GenerationScores(), MetricTable()
-        self._items = set()
-        for about, items, separation, generation, reconstruction in everyone:
+        self._scores, self._reconstruction, self._items = Scores(load_embedding()), MetricTable(), set()
+        for about, items, scores, reconstruction in everyone:
             self._about = self._about or about
             self._items |= items
-            self._separation.merge(separation)
-            self._generation.merge(generation)
+            self._scores.merge(scores)
             self._reconstruction.merge(reconstruction)
 
     def _metrics(self, trainer: pl.Trainer) -> dict[str, Any]:
@@ -335,13 +325,10 @@ class ResultWriter(pl.Callback):
         if self._about["task"] == "reconstruction":
             metrics["model"] = self._reconstruction.summary(seed=self.seed)
             text = f"log_mel_mse {self._reconstruction.mean('log_mel_mse')}"
-        elif self._about["task"] == "separation":
-            metrics |= {"silence_dbfs": SILENCE_DBFS, "floor_db": FLOOR_DB}
-            metrics |= self._separation.summary(self._about["stems"], seed=self.seed)
-            text = "in brackets: the mixture taken as every stem\n" + separation_table(metrics)
         else:
-            metrics["frechet"] = self._generation.summary()
-            text = self._generation.table()
+            found = self._scores.summary(self._about["task"], self._about["stems"], seed=self.seed)
+            metrics |= found
+            text = score_table(found)
         if trainer.is_global_zero:
             log.info("%s; %s", head, text)
         return metrics
@@ -371,6 +358,16 @@ def _on_cpu(outputs: Mapping[str, Any]) -> dict[str, Any]:
 def _item(out: dict[str, Any], key: str, b: int) -> Tensor | None:
     value = out.get(key)
     return None if value is None else value[b]
+
+
+def _side(out: dict[str, Any], b: int, prefix: str, chosen: Iterable[int]) -> Side:
+    """One side of an item, with the chosen stems; `prefix` is "" or "target_"."""
+    names, log_mels = out["stems"], _item(out, f"{prefix}log_mels", b)
+    return Side(
+        {names[i]: out[f"{prefix}waveforms"][b, i] for i in chosen},
+        out[f"{prefix}mixture"][b],
+        {} if log_mels is None else {names[i]: log_mels[i] for i in chosen},
+    )
 
 
 def _row(title: str, target: Tensor | None, result: Tensor | None) -> PictureRow:

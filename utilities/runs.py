@@ -18,11 +18,14 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from latent_diffusion.checkpoints import expect_kind, read_weights
 from latent_diffusion.errors import ConfigError
-from utilities.building import build_data, build_model, find_checkpoint, load_initial_weights
+from utilities.building import build_data, build_model, load_initial_weights, other_vocoder
 from utilities.config import Config, kind, latent_cache, require_data, resolve_accelerator, resolve_devices
 from utilities.data.datamodule import train_loader
+from utilities.evaluation.gather import write_run_report
 from utilities.files import safe_name, whole_file
+from utilities.models import find_checkpoint
 from utilities.results import ResultWriter
+from utilities.training_view import TrainingView, ValidationAudio
 
 if TYPE_CHECKING:
     from torch import nn
@@ -141,7 +144,9 @@ def build_trainer(config: Config, folder: Path, step: int | None = None) -> pl.T
     training = config.mode in TRAINING_MODES
     validates = bool(config.data.params.path.valid_data)
     callbacks: list[pl.Callback] = [TQDMProgressBar(), ResultWriter(folder, step=step, seed=config.seed)]
+    callbacks.append(ValidationAudio(step=step))
     if training:
+        callbacks.append(TrainingView(folder, t.log_every_n_steps))
         if validates and t.save_top_k:
             callbacks.append(
                 ModelCheckpoint(
@@ -249,6 +254,8 @@ def run(config: Config) -> Path:
             trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
             if trainer.is_global_zero and trainer.global_step == (read_weights(checkpoint).step if checkpoint else 0):
                 log.warning("nothing was trained: %s has reached max_steps or max_epochs", checkpoint or "the run")
+        if trainer.is_global_zero:
+            write_run_report(folder)
     finally:
         if chosen_here:  # a later run of this process has a folder of its own
             os.environ.pop(RUN_FOLDER_VARIABLE, None)
@@ -359,7 +366,7 @@ def load_for_evaluation(config: Config, model: pl.LightningModule, checkpoint: P
     from latent_diffusion.checkpoints import load_autoencoder, load_normed_vocoder
 
     if kind(config) == "msgld":
-        model.load_model(checkpoint)
+        model.load_model(checkpoint, other_vocoder(config, checkpoint))
     elif kind(config) == "autoencoder":
         load_autoencoder(model, checkpoint)
     else:

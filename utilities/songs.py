@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from latent_diffusion.errors import CheckpointError, ConfigError, DataError
+from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings
+from utilities.models import find_checkpoint
 from utilities.streams import FileSource, write_stems
 
 log = logging.getLogger(__name__)
@@ -23,7 +24,6 @@ ENDINGS = frozenset(
     f".{name}"
     for name in ("wav", "wave", "flac", "mp3", "ogg", "oga", "opus", "aif", "aiff", "au", "caf", "w64", "rf64")
 )
-WEIGHTS = ("*.safetensors", "*.ckpt")
 
 
 @dataclass(frozen=True)
@@ -49,37 +49,14 @@ class Tally:
         return "\n".join([counts, *(f"  failed  {reason}" for reason in reasons)])
 
 
-def find_model(given: str) -> Path:
-    """The weights file that `--model` means.
-
-    Args:
-        given: a weights file, a run folder (its last checkpoint), or a folder with one weights file.
-
-    Raises:
-        CheckpointError: there is none, or more than one.
-    """
-    path = Path(given)
-    if path.is_dir() and not (path / "checkpoints" / "last.ckpt").is_file():
-        found = sorted(file for pattern in WEIGHTS for file in path.glob(pattern))
-        if len(found) != 1:
-            names = ", ".join(file.name for file in found) or "none"
-            raise CheckpointError(
-                f"--model: {path}: expected the folder of a run, or one weights file in it, found {names}"
-            )
-        return found[0]
-    from utilities.building import find_checkpoint
-
-    return find_checkpoint(given, "--model")
-
-
 def load_model(given: str, device: str) -> MultiTrackPipeline:
     """The pipeline that `--model` and `--device` mean; device "auto" takes a GPU where there is one.
 
     Raises:
-        CheckpointError: the weights cannot be used.
+        CheckpointError: there are none, or they cannot be used.
         ConfigError: there is no such device.
     """
-    path = find_model(given)
+    path = find_checkpoint(given, "--model")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -213,17 +190,33 @@ def generate_song(
     kind: str = "wav",
     skip_existing: bool = False,
     quiet: bool = False,
+    continued: Path | None = None,
 ) -> list[Path]:
-    """Make a piece: `out/generated_<seed>/<stem>.<kind>` and `mix.<kind>`. Returns the files; none where skipped."""
-    folder = out / f"generated_{seed}"
+    """Make a piece: `out/generated_<seed>/<stem>.<kind>` and `mix.<kind>`. Returns the files; none where skipped.
+
+    With `continued`, a file, which is separated first, or a folder with a file for each stem, the piece begins with
+    that and lies in `out/<its name>_continued_<seed>`.
+    """
+    name = "generated" if continued is None else f"{_plain_name(continued)}_continued"
+    folder = out / f"{name}_{seed}"
     if skip_existing and (folder / f"mix.{kind}").is_file():
         return []
+    given = None
+    if continued is not None:
+        given = find_given([str(continued)], pipeline.stems) if continued.is_dir() else FileSource(continued)
+        for source in given.values() if isinstance(given, dict) else [given]:
+            source.check()
     with _bar(folder.name, quiet) as progress:
-        pieces = pipeline.stream_generate(seconds, seed, sampling, progress)
+        pieces = pipeline.stream_generate(seconds, seed, sampling, progress, given)
         return write_stems(folder, pipeline.stems, pieces, pipeline.settings.mel.sample_rate, kind, mix=True)
 
 
-def find_given(inputs: Iterable[str], stems: tuple[str, ...]) -> dict[str, FileSource]:
+def _plain_name(path: Path) -> str:
+    """A folder's name, or a file's without its ending."""
+    return path.resolve().name if path.is_dir() else path.stem
+
+
+def find_given(inputs: Sequence[str], stems: tuple[str, ...]) -> dict[str, FileSource]:
     """The given stems of an arrangement, by the files' names.
 
     Args:
@@ -235,8 +228,12 @@ def find_given(inputs: Iterable[str], stems: tuple[str, ...]) -> dict[str, FileS
     """
     given: dict[str, FileSource] = {}
     for path in map(Path, inputs):
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        files = [path]
         if path.is_dir():
+            try:
+                files = sorted(path.iterdir())
+            except OSError as error:
+                raise DataError(f"{path}: cannot be read ({error.strerror}); check who may read it") from error
             files = [file for file in files if file.stem in stems and file.suffix.lower() in ENDINGS]
         for file in files:
             if file.stem not in stems:
@@ -245,7 +242,8 @@ def find_given(inputs: Iterable[str], stems: tuple[str, ...]) -> dict[str, FileS
                 raise DataError(f"{file}: {given[file.stem].path} is {file.stem}, too; give one of them")
             given[file.stem] = FileSource(file)
     if not given:
-        raise DataError(f"--given: expected files named after stems ({', '.join(stems)}), found none")
+        where = ", ".join(str(path) for path in inputs)
+        raise DataError(f"{where}: expected files named after stems ({', '.join(stems)}), found none")
     return given
 
 

@@ -24,6 +24,11 @@ TARGETS = {
     "autoencoder": "latent_diffusion.first_stage.training.AutoencoderTraining",
     "vocoder": "latent_diffusion.first_stage.training.VocoderTraining",
 }
+VOCODER_TARGETS = {
+    "spectral": "latent_diffusion.first_stage.SpectralVocoder",
+    "griffin_lim": "latent_diffusion.first_stage.GriffinLim",
+}
+SPECTRAL_SIZES = ("width", "blocks", "phase_iterations", "band_iterations")
 ALWAYS = {  # shown even where they are the defaults: what one looks for in a configuration
     "model_channels",
     "num_res_blocks",
@@ -64,9 +69,9 @@ def describe_weights(path: str | Path) -> str:
     return f"{facts(summary := summarise(path))}\n\n{snippet(summary)}"
 
 
-def convert(source: str, target: str, keep: str, half: bool, force: bool) -> str:
+def convert(source: str, target: str, keep: str, half: bool, force: bool, vocoder: str | None = None) -> str:
     """Convert a weights file (see `latent_diffusion.checkpoints.convert`) and say what came out."""
-    written = convert_weights(source, target, keep, half, force)
+    written = convert_weights(source, target, keep, half, force, vocoder)
     sizes = [Path(path).stat().st_size / 1e6 for path in (source, written)]
     return f"{written}: {sizes[1]:,.1f} MB (of {sizes[0]:,.1f} MB)"
 
@@ -89,11 +94,7 @@ def facts(s: Summary) -> str:
         ]
         lines.append(("latent", f"{a.embed_dim} channels, time and frequency reduced by {a.reduction}"))
     else:
-        v = s.settings
-        rates = " ".join(str(rate) for rate in v.upsample_rates)
-        lines += [("width", str(v.upsample_initial_channel)), ("upsampling", f"{rates} (hop {s.mel.hop_length})")]
-        lines.append(("mel bins", str(v.num_mels)))
-        lines.append(("weight norm", "yes" if s.weight_norm else "no, folded into the weights"))
+        lines += _vocoder_facts(s, s.settings)
     if s.step is not None:
         lines.append(("step", f"{s.step:,}" + (f" (epoch {s.epoch})" if s.epoch is not None else "")))
     lines.append(("parameters", f"{s.parameters:,} in the networks, each counted once"))
@@ -105,6 +106,25 @@ def facts(s: Summary) -> str:
         ("training", "optimiser's state is there" if s.training_state else "no optimiser's state: weights only")
     )
     return "\n".join(f"{name:<18} {value}" for name, value in lines)
+
+
+def _vocoder_facts(s: Summary, v: VocoderSettings) -> list[tuple[str, str]]:
+    if v.kind == "spectral":
+        search = f"{v.phase_iterations} iterations for phases, {v.band_iterations} for bands"
+        return [
+            ("architecture", "spectral"),
+            ("width", f"{v.width}, {v.blocks} blocks"),
+            ("synthesis", search),
+            ("mel bins", str(v.num_mels)),
+        ]
+    rates = " ".join(str(rate) for rate in v.upsample_rates)
+    return [
+        ("architecture", "HiFi-GAN"),
+        ("width", str(v.upsample_initial_channel)),
+        ("upsampling", f"{rates} (hop {s.mel.hop_length})"),
+        ("mel bins", str(v.num_mels)),
+        ("weight norm", "yes" if s.weight_norm else "no, folded into the weights"),
+    ]
 
 
 def _msgld_facts(s: Summary, m: ModelSettings) -> list[tuple[str, str]]:
@@ -154,7 +174,7 @@ def snippet_values(s: Summary) -> dict[str, Any]:
         m = s.settings
         data = {"path": {"stems": list(m.stems)}} | data
         stage = {"embed_dim": m.autoencoder.embed_dim, "ddconfig": _shown(m.autoencoder, AutoencoderSettings())}
-        stage["vocoder_config"] = {"params": _shown(m.vocoder, VocoderSettings())}
+        stage["vocoder_config"] = _vocoder_config(m.vocoder)
         params: dict[str, Any] = _shown(m.diffusion, DiffusionSettings())
         if s.ema_updates is None and not s.own:
             params["ema_decay"] = None
@@ -168,9 +188,18 @@ def snippet_values(s: Summary) -> dict[str, Any]:
         params = {"ckpt_path": str(s.path), "embed_dim": s.settings.embed_dim}
         params["ddconfig"] = _shown(s.settings, AutoencoderSettings())
     else:
-        sizes = _shown(s.settings, VocoderSettings())
-        params = {"vocoder_config": {"ckpt_path": str(s.path), "params": sizes}}
+        params = {"vocoder_config": {"ckpt_path": str(s.path)} | _vocoder_config(s.settings)}
     return {"data": {"params": data}, "model": {"target": TARGETS[s.kind], "params": params}}
+
+
+def _vocoder_config(vocoder: VocoderSettings) -> dict[str, Any]:
+    """The keys of `vocoder_config`: the class, where it is not HiFi-GAN, and the sizes that it has."""
+    if vocoder.kind == "hifigan":
+        return {"params": _shown(vocoder, VocoderSettings())}
+    config: dict[str, Any] = {"target": VOCODER_TARGETS[vocoder.kind]}
+    if vocoder.kind == "spectral":
+        config["params"] = {name: getattr(vocoder, name) for name in SPECTRAL_SIZES}
+    return config
 
 
 def _shown(settings: Any, defaults: Any) -> dict[str, Any]:

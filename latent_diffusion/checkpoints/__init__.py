@@ -4,7 +4,7 @@ Understood, each told by its keys:
 
 - MSG-LD Lightning checkpoints, published or ours: `model.diffusion_model.*`, `model_ema.*`, `first_stage_model.*`;
 - VAE checkpoints: `encoder.*`, `decoder.*`, `quant_conv.*`, `post_quant_conv.*` under "state_dict";
-- HiFi-GAN checkpoints: the generator under "generator", weight-normed or not;
+- vocoder checkpoints: the network under "generator", a HiFi-GAN's weight-normed or not;
 - this project's safetensors: the same keys, with the model's settings as JSON in the metadata.
 
 Our own files carry a description of the model (`msgld`), so that they need no configuration beside them; for published
@@ -13,7 +13,15 @@ holds them against settings and networks, `loading` fills networks, `writing` co
 """
 
 from latent_diffusion.checkpoints.contents import FIRST_STAGE_PREFIX, TRAINING_ONLY, strip_prefix
-from latent_diffusion.checkpoints.fitting import check_fits, check_state, fit_state, scale_of, settings_of, unet_state
+from latent_diffusion.checkpoints.fitting import (
+    check_fits,
+    check_state,
+    fit_state,
+    has_vocoder,
+    scale_of,
+    settings_of,
+    unet_state,
+)
 from latent_diffusion.checkpoints.loading import (
     autoencoder_state,
     first_stage_state,
@@ -40,6 +48,7 @@ __all__ = [
     "first_stage_state",
     "fit_state",
     "fuse_weight_norm",
+    "has_vocoder",
     "load_autoencoder",
     "load_normed_vocoder",
     "load_pipeline_parts",

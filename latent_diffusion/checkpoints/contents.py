@@ -15,6 +15,7 @@ FIRST_STAGE_PREFIX = "first_stage_model."
 # Tensors that training a first stage leaves in its checkpoints and that inference has no use for.
 TRAINING_ONLY = ("loss.", "discriminator", "train_step", "log_mel.", "mel.")
 AUTOENCODER_PARTS = ("encoder", "decoder", "quant_conv", "post_quant_conv")
+VOCODER_PARTS = ("conv_pre", "ups", "resblocks", "blocks", "norm", "conv_post")  # of a HiFi-GAN or a spectral vocoder
 TABLES = frozenset(NoiseSchedule(DiffusionSettings(timesteps=2)).published_buffers()) | {"lvlb_weights"}
 
 UNET, AVERAGED, VAE, VOCODER = "U-Net", "averaged U-Net", "VAE", "vocoder"
@@ -48,7 +49,7 @@ def group_of(kind: str, key: str) -> str:
     if kind == "autoencoder":
         top = key.split(".")[0]
         return VAE if top in AUTOENCODER_PARTS else VOCODER if top == "vocoder" else OTHER
-    return VOCODER if key.split(".")[0] in ("conv_pre", "ups", "resblocks", "conv_post") else OTHER
+    return VOCODER if key.split(".")[0] in VOCODER_PARTS else OTHER
 
 
 def sort_keys(kind: str, keys: Iterable[str]) -> dict[str, list[str]]:

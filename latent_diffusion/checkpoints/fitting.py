@@ -21,6 +21,7 @@ from latent_diffusion.errors import CheckpointError, ConfigError
 from latent_diffusion.settings import (
     AutoencoderSettings,
     DiffusionSettings,
+    MelSettings,
     ModelSettings,
     VocoderSettings,
     settings_from_dict,
@@ -57,17 +58,24 @@ UNTOLD = {
     "f_min",
     "f_max",
 }
-FREE = {"dropout", "resolution", "frames", "in_channels", "out_channels", "num_mels"}  # may differ, or said elsewhere
+# May differ, or are said elsewhere.
+FREE = {"dropout", "resolution", "frames", "in_channels", "out_channels", "num_mels"}
+FREE |= {"phase_iterations", "band_iterations"}
 
 
-def check_fits(weights: WeightsFile, settings: ModelSettings) -> None:
+def check_fits(weights: WeightsFile, settings: ModelSettings, own_vocoder: bool = True) -> None:
     """Hold an MSG-LD file against the settings that a configuration asks for, before any tensor is.
+
+    Args:
+        weights: the file.
+        settings: the configuration's.
+        own_vocoder: whether the file's own vocoder is to be used.
 
     Raises:
         CheckpointError: they differ; names the configuration's key and the value that would fit.
     """
     expect_kind(weights, "msgld")
-    found = settings_of(weights, settings.vocoder)
+    found = settings_of(weights, settings.vocoder if own_vocoder else None)
     theirs, ours = len(found.stems), len(settings.stems)
     if theirs != ours:
         raise CheckpointError(
@@ -79,9 +87,24 @@ def check_fits(weights: WeightsFile, settings: ModelSettings) -> None:
         log.warning(
             "%s: trained on %s; data.params.path.stems is %s", weights.path, list(found.stems), list(settings.stems)
         )
-    for part in ("unet", "autoencoder", "vocoder", "mel", *(["diffusion"] if told else [])):
+    parts = ["unet", "autoencoder", "mel", *(["vocoder"] if own_vocoder else []), *(["diffusion"] if told else [])]
+    for part in parts:
         check_part(part, getattr(found, part), getattr(settings, part), told, weights.path)
     check_schedule(weights, settings.diffusion)
+
+
+def has_vocoder(weights: WeightsFile, wanted: VocoderSettings) -> bool:
+    """Whether an MSG-LD file holds weights of the vocoder that is wanted.
+
+    Raises:
+        CheckpointError: another kind of file, or settings that cannot be understood.
+    """
+    found = settings_of(weights, wanted).vocoder
+    try:
+        check_part("vocoder", found, wanted, weights.description is not None, weights.path)
+    except CheckpointError:
+        return False
+    return True
 
 
 def check_part(part: str, found: Any, wanted: Any, told: bool, path: Path) -> None:
@@ -90,6 +113,11 @@ def check_part(part: str, found: Any, wanted: Any, told: bool, path: Path) -> No
         if name in FREE or (name in UNTOLD and not told):
             continue
         where = CONFIG_KEYS.get(part, "model.params")
+        if name == "kind":
+            raise CheckpointError(
+                f"{path}: a {theirs} vocoder in the file, a {ours} one in vocoder_config.target; "
+                "set that to the file's, or name the other's weights as vocoder_config.ckpt_path"
+            )
         if name == "embed_dim":
             where = "first_stage_config.params"
         shown = [list(value) if isinstance(value, tuple) else value for value in (theirs, ours)]
@@ -173,6 +201,23 @@ def first_stage_settings_of(weights: WeightsFile, vocoder: VocoderSettings | Non
         raise CheckpointError(f"{weights.path}: not a complete {weights.kind} ({error})") from None
     except ConfigError as error:
         raise CheckpointError(f"{weights.path}: {error}") from None
+
+
+def mel_of(weights: WeightsFile) -> MelSettings:
+    """The front end that a VAE or vocoder file belongs to: the one it tells, or the published one.
+
+    Raises:
+        CheckpointError: what it tells cannot be used.
+    """
+    told = (weights.description or {}).get("mel")
+    try:
+        if isinstance(told, dict):
+            return settings_from_dict(MelSettings, told)
+    except (ConfigError, TypeError) as error:
+        raise CheckpointError(f"{weights.path}: its settings cannot be used: {error}") from None
+    if weights.kind == "vocoder":
+        return MelSettings(n_mels=first_stage_settings_of(weights)[0].num_mels)
+    return MelSettings()
 
 
 def check_state(module: nn.Module, state: Mapping[str, Tensor], path: Path, part: str) -> None:

@@ -35,7 +35,7 @@ from latent_diffusion.checkpoints.fitting import (
 from latent_diffusion.checkpoints.reading import WeightsFile, expect_kind, read_weights
 from latent_diffusion.diffusion import NoiseSchedule
 from latent_diffusion.errors import CheckpointError
-from latent_diffusion.first_stage import FirstStage
+from latent_diffusion.first_stage import FirstStage, HiFiGAN
 from latent_diffusion.settings import ModelSettings, VocoderSettings
 from latent_diffusion.unet import UNet3d
 
@@ -129,7 +129,7 @@ def load_autoencoder(module: nn.Module, path: str | Path) -> None:
 
 
 def load_vocoder(vocoder: nn.Module, path: str | Path) -> None:
-    """Weights of a `HiFiGAN` without weight norm from a HiFi-GAN or MSG-LD checkpoint.
+    """Weights of a `HiFiGAN` without weight norm or of a `SpectralVocoder` from a vocoder's or an MSG-LD checkpoint.
 
     Raises:
         CheckpointError: see `read_weights` and `fit_state`.
@@ -137,7 +137,7 @@ def load_vocoder(vocoder: nn.Module, path: str | Path) -> None:
     weights = read_weights(path)
     if weights.kind == "msgld":
         state = strip_prefix(weights.tensors, FIRST_STAGE_PREFIX + "vocoder.")
-        weights_of_it = WeightsFile(weights.path, "vocoder", state)
+        weights_of_it = WeightsFile(weights.path, "vocoder", state, weights.description)
     else:
         weights_of_it = expect_kind(weights, "vocoder", "the vocoder")
         state = fuse_weight_norm(weights.tensors)
@@ -147,7 +147,7 @@ def load_vocoder(vocoder: nn.Module, path: str | Path) -> None:
 
 
 def load_normed_vocoder(vocoder: nn.Module, path: str | Path) -> None:
-    """Weights of a `HiFiGAN` with weight norm, in training, from a HiFi-GAN checkpoint with or without it.
+    """Weights of a vocoder in training, where a `HiFiGAN` has weight norm, from a checkpoint with or without it.
 
     Raises:
         CheckpointError: see `read_weights` and `fit_state`.
@@ -155,7 +155,7 @@ def load_normed_vocoder(vocoder: nn.Module, path: str | Path) -> None:
     weights = expect_kind(read_weights(path), "vocoder", "the vocoder")
     _check_vocoder(vocoder, weights)
     state = weights.tensors
-    if not any(key.endswith("weight_g") for key in state):
+    if isinstance(vocoder, HiFiGAN) and not any(key.endswith("weight_g") for key in state):
         state = split_weight_norm(state)
     fit_state(vocoder, state, weights.path, "vocoder")
     log_left_out(weights, VOCODER)

@@ -24,7 +24,7 @@ MAX_UNPACKED_BYTES = 2**30  # ... if it also exceeds this
 # What PyTorch's restricted unpickler says of a name, call or object state that it will not touch.
 NEEDS_CODE = re.compile(r"GLOBAL|global|class|function|reduce|build|BUILD|instantiate|persistent")
 
-KINDS = {"msgld": "an MSG-LD model", "autoencoder": "a VAE", "vocoder": "a HiFi-GAN vocoder"}
+KINDS = {"msgld": "an MSG-LD model", "autoencoder": "a VAE", "vocoder": "a vocoder"}
 SAFETENSORS_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -207,14 +207,14 @@ def _classify(
     rest: dict[str, Tensor] = {}
     if any(key.startswith(UNET_PREFIX) for key in tensors):
         kind = "msgld"
-    elif "encoder.conv_in.weight" in tensors:
+    elif "encoder.conv_in.weight" in tensors or "encoder.map.weight" in tensors:
         kind = "autoencoder"
     elif any(key.startswith("generator.conv_pre.") for key in tensors):
         rest = {key: value for key, value in tensors.items() if not key.startswith("generator.")}
         kind, tensors = "vocoder", strip_prefix(tensors, "generator.")
     else:
         some = ", ".join(list(tensors)[:3]) or "none"
-        raise CheckpointError(f"{path}: of no known kind (MSG-LD, VAE or HiFi-GAN); its first tensors: {some}")
+        raise CheckpointError(f"{path}: of no known kind (MSG-LD, VAE or vocoder); its first tensors: {some}")
     description = extra.get("settings")
     if description is not None and not isinstance(description, dict):
         raise CheckpointError(f"{path}: its settings are a {type(description).__name__}, expected a dict")

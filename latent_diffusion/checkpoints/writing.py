@@ -8,6 +8,7 @@ import os
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from latent_diffusion.checkpoints.contents import (
     AUTOENCODER_PARTS,
     AVERAGED,
     EMA_PREFIX,
+    FIRST_STAGE_PREFIX,
     LOGVAR,
     LOSSES,
     SCALE,
@@ -27,22 +29,30 @@ from latent_diffusion.checkpoints.contents import (
     VAE,
     VOCODER,
     group_of,
+    strip_prefix,
 )
 from latent_diffusion.checkpoints.fitting import (
     check_schedule,
     check_state,
     check_values,
     first_stage_settings_of,
+    mel_of,
     scale_of,
     settings_of,
     unet_state,
 )
-from latent_diffusion.checkpoints.loading import autoencoder_state, build_on_meta, first_stage_state, log_left_out
-from latent_diffusion.checkpoints.reading import SAFETENSORS_DTYPES, WeightsFile, read_weights
+from latent_diffusion.checkpoints.loading import (
+    autoencoder_state,
+    build_on_meta,
+    first_stage_state,
+    fuse_weight_norm,
+    log_left_out,
+)
+from latent_diffusion.checkpoints.reading import SAFETENSORS_DTYPES, WeightsFile, expect_kind, read_weights
 from latent_diffusion.diffusion import NoiseSchedule
 from latent_diffusion.ema import shadow_name
 from latent_diffusion.errors import CheckpointError
-from latent_diffusion.first_stage import AutoencoderKL, HiFiGAN
+from latent_diffusion.first_stage import AutoencoderKL, HiFiGAN, build_vocoder
 from latent_diffusion.settings import MelSettings, ModelSettings
 
 log = logging.getLogger(__name__)
@@ -53,7 +63,12 @@ PUBLISHED_VERSION = "1.9.4"  # of Lightning, which the published checkpoints wer
 
 
 def convert(
-    source: str | Path, target: str | Path, keep: str = "both", half: bool = False, force: bool = False
+    source: str | Path,
+    target: str | Path,
+    keep: str = "both",
+    half: bool = False,
+    force: bool = False,
+    vocoder: str | Path | None = None,
 ) -> Path:
     """Write a weights file anew: as safetensors with the settings in its metadata, or in the published layout.
 
@@ -65,6 +80,7 @@ def convert(
         keep: "both" keeps every tensor; "ema" or "raw" keeps what inference needs, with the averaged or the raw U-Net.
         half: store the networks in half precision (16 bit); loading brings them back to 32.
         force: write over an existing target.
+        vocoder: a file whose vocoder takes the place of an MSG-LD model's own.
 
     Returns:
         The target.
@@ -73,7 +89,7 @@ def convert(
         CheckpointError: source or target cannot be used.
     """
     target = _usable_target(Path(source), Path(target), force)
-    weights = read_weights(source)
+    weights = read_weights(source) if vocoder is None else _with_vocoder(read_weights(source), read_weights(vocoder))
     if keep not in CHOICES:
         raise CheckpointError(f"weights to keep: found {keep!r}, expected {', '.join(CHOICES)}")
     if keep == "ema" and not weights.has_ema:
@@ -97,6 +113,22 @@ def convert(
     if weights.training_state:
         log.info("%s: left out: the optimiser's state; only Lightning checkpoints carry it", source)
     return target
+
+
+def _with_vocoder(weights: WeightsFile, other: WeightsFile) -> WeightsFile:
+    """An MSG-LD file with the vocoder of another file, which must be made for the same log-mels."""
+    settings, prefix = settings_of(weights), FIRST_STAGE_PREFIX + "vocoder."
+    if other.kind == "msgld":
+        theirs = settings_of(other)
+        vocoder, mel, state = theirs.vocoder, theirs.mel, strip_prefix(other.tensors, prefix)
+    else:
+        vocoder, _ = first_stage_settings_of(expect_kind(other, "vocoder", "the vocoder"))
+        mel, state = mel_of(other), fuse_weight_norm(other.tensors)
+    if replace(mel, frames=settings.mel.frames) != settings.mel:
+        raise CheckpointError(f"{other.path}: its vocoder is made for log-mels of {mel}, the model has {settings.mel}")
+    tensors = {key: value for key, value in weights.tensors.items() if not key.startswith(prefix)}
+    tensors |= {prefix + key: value for key, value in state.items()}
+    return replace(weights, tensors=tensors, description=replace(settings, vocoder=vocoder).to_dict())
 
 
 def _usable_target(source: Path, target: Path, force: bool) -> Path:
@@ -138,15 +170,18 @@ def _check_all(weights: WeightsFile) -> Any:
     settings, _ = first_stage_settings_of(weights)
     try:
         with torch.device("meta"):
-            module: nn.Module = AutoencoderKL(settings) if weights.kind == "autoencoder" else HiFiGAN(settings)
+            module: nn.Module = (
+                AutoencoderKL(settings) if weights.kind == "autoencoder" else build_vocoder(settings, mel_of(weights))
+            )
     except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
         raise CheckpointError(f"{path}: no network can be built from its settings: {error}") from None
     if weights.kind == "autoencoder":
         parts = nn.ModuleDict({name: getattr(module, name) for name in AUTOENCODER_PARTS})
         check_state(parts, autoencoder_state(weights), path, "VAE")
     else:
-        normed = any(key.endswith("weight_g") for key in weights.tensors)
-        check_state(module if normed else module.remove_weight_norm(), weights.tensors, path, "vocoder")
+        if isinstance(module, HiFiGAN) and not any(key.endswith("weight_g") for key in weights.tensors):
+            module.remove_weight_norm()
+        check_state(module, weights.tensors, path, "vocoder")
     return settings
 
 

@@ -1,7 +1,7 @@
 """Noise schedule, samplers and guidance."""
 
 from latent_diffusion.diffusion.guidance import guided_denoiser
-from latent_diffusion.diffusion.samplers import SAMPLERS, sample
-from latent_diffusion.diffusion.schedule import NoiseSchedule
+from latent_diffusion.diffusion.samplers import SAMPLERS, noise_levels, sample
+from latent_diffusion.diffusion.schedule import SPACINGS, NoiseSchedule
 
-__all__ = ["SAMPLERS", "NoiseSchedule", "guided_denoiser", "sample"]
+__all__ = ["SAMPLERS", "SPACINGS", "NoiseSchedule", "guided_denoiser", "noise_levels", "sample"]

@@ -24,12 +24,15 @@ class LossSettings:
         separate_stems: push the one-step denoised stems apart (published `seperate_stem_z`).
         silence_tau: weight errors by exp(log_mel / tau), so that silence counts less; None for none. The published
             formula has the opposite sign and counts silence most.
+        channel_power: with one scale a latent channel, weight the channels by this power of their standard deviations:
+            0 counts all alike (published), 2 as they count in the log-mel.
     """
 
     snr_gamma: float | None = None
     original_elbo_weight: float = 0.0
     separate_stems: bool = False
     silence_tau: float | None = None
+    channel_power: float = 0.0
 
 
 def diffusion_loss(
@@ -42,6 +45,7 @@ def diffusion_loss(
     settings: LossSettings,
     logvar: Tensor | None = None,
     log_mel: Tensor | None = None,
+    latent_std: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Mean squared error of the network's output, and the optional terms around it.
 
@@ -52,6 +56,7 @@ def diffusion_loss(
         settings: which terms count.
         logvar: (timesteps,) learned log-variance of the error at each step, or None.
         log_mel: (B, S, T * r, M), for silence weighting.
+        latent_std: (C, 1, 1) standard deviations of the unscaled latents, for channel weighting; a scalar weighs none.
 
     Returns:
         "loss" (what is minimised), "loss_simple" (the plain error) and "loss_vlb", all scalars.
@@ -60,6 +65,10 @@ def diffusion_loss(
     per_item = error.flatten(1).mean(1)
     logs = {"loss_simple": per_item.mean(), "loss_vlb": (schedule.lvlb_weights[t] * per_item).mean()}
     weighted = per_item
+    if settings.channel_power and latent_std is not None:
+        weight = latent_std**settings.channel_power
+        error = error * (weight / weight.mean())
+        weighted = error.flatten(1).mean(1)
     if settings.silence_tau is not None and log_mel is not None:
         weighted = (error * silence_weights(log_mel, settings.silence_tau, z0)).flatten(1).mean(1)
     if settings.snr_gamma is not None:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,8 +42,8 @@ class NoiseLevel:
 
     @property
     def log_snr(self) -> float:
-        """Half the log signal-to-noise ratio, log(signal / sigma): the lambda of DPM-Solver."""
-        return math.log(self.signal / self.sigma)
+        """Half the log signal-to-noise ratio, log(signal / sigma): the lambda of DPM-Solver; infinite without noise."""
+        return math.log(self.signal / self.sigma) if self.abar < 1 else math.inf
 
 
 Predict = Callable[[Tensor, NoiseLevel], tuple[Tensor, Tensor, Tensor]]
@@ -97,21 +98,94 @@ def _transfer(z: Tensor, noise: Tensor, now: NoiseLevel, then: NoiseLevel) -> Te
 
 def sample_dpmpp_2m(predict: Predict, z: Tensor, levels: Sequence[NoiseLevel], *, eta: float, randn: RandN) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2): second order in z0. Deterministic."""
+    return sample_dpmpp_2m_sde(predict, z, levels, eta=0.0, randn=randn)
+
+
+def sample_dpmpp_2m_sde(
+    predict: Predict, z: Tensor, levels: Sequence[NoiseLevel], *, eta: float, randn: RandN
+) -> Tensor:
+    """SDE-DPM-Solver++(2M) (ibid.), its noise scaled by eta: 1 solves the diffusion SDE, 0 the ODE as `dpm++`.
+
+    The first step and the last are of first order: the one has nothing to extrapolate from, and the other ends where
+    log-SNR grows without bound, so that any extrapolation over it would be far too long.
+    """
     previous: tuple[Tensor, float] | None = None
-    for now, then in zip(levels, levels[1:], strict=False):
+    for i, (now, then) in enumerate(zip(levels, levels[1:], strict=False)):
         z, z0, _ = predict(z, now)
         h = then.log_snr - now.log_snr
         direction = z0
-        if previous is not None and h > 0:  # with as many steps as the schedule has, the last one goes nowhere
+        if previous is not None and i < len(levels) - 2:
             old_z0, old_h = previous
-            r = old_h / h
-            direction = (1 + 1 / (2 * r)) * z0 - 1 / (2 * r) * old_z0
-        z = then.sigma / now.sigma * z - then.signal * math.expm1(-h) * direction
+            direction = z0 + h / (2 * old_h) * (z0 - old_z0)
+        kept = math.exp(-eta * h) if eta else 1.0  # of the present noise; the rest of the level's is drawn
+        z = then.sigma / now.sigma * kept * z - then.signal * math.expm1(-(1 + eta) * h) * direction
+        if eta > 0 and then.sigma > 0:
+            z = z + then.sigma * math.sqrt(-math.expm1(-2 * eta * h)) * randn()
         previous = (z0, h)
     return z
 
 
-SAMPLERS = {"ddim": sample_ddim, "ddpm": sample_ddpm, "plms": sample_plms, "dpm++": sample_dpmpp_2m}
+def sample_unipc(predict: Predict, z: Tensor, levels: Sequence[NoiseLevel], *, eta: float, randn: RandN) -> Tensor:
+    """UniPC (Zhao et al. 2023, arXiv 2302.04867), multi-step, third order in z0, B(h) = e^h - 1. Deterministic.
+
+    Each network call first corrects the step that led to it. The first steps and the last ones are of lower order.
+    """
+    history: list[tuple[NoiseLevel, Tensor]] = []  # where the network was called and the z0 it found, newest first
+    start, order = z, 0  # of the last step
+    for i, (now, then) in enumerate(zip(levels, levels[1:], strict=False)):
+        z, z0, _ = predict(z, now)
+        if history:
+            z = _unipc_step(start, now, history[:order], (now, z0))
+        history = [(now, z0), *history][:UNIPC_ORDER]
+        start, order = z, min(UNIPC_ORDER, i + 1, len(levels) - 1 - i)
+        z = _unipc_step(start, then, history[:order])
+    return z
+
+
+UNIPC_ORDER = 3
+
+
+def _unipc_step(
+    z: Tensor,
+    then: NoiseLevel,
+    history: Sequence[tuple[NoiseLevel, Tensor]],
+    corrector: tuple[NoiseLevel, Tensor] | None = None,
+) -> Tensor:
+    """From the newest level of the history to `then`: UniP, or with the z0 found at `then`, UniC."""
+    (now, z0), *older = history
+    h = then.log_snr - now.log_snr
+    phi = math.expm1(-h)
+    z = then.sigma / now.sigma * z - then.signal * phi * z0
+    points = [*older, corrector] if corrector is not None else older
+    if not points:
+        return z
+    ratios = np.array([(level.log_snr - now.log_snr) / h for level, _ in points])
+    targets, term = [], phi / -h - 1  # k! phi_{k+1}(-h) / B(h) for k = 1, 2, ..., h folded in
+    for k in range(1, len(points) + 1):
+        targets.append(term * math.factorial(k) / phi)
+        term = term / -h - 1 / math.factorial(k + 1)
+    # with one point the paper takes 1/2 for every h
+    weights = np.linalg.solve(np.vander(ratios, increasing=True).T, targets) if len(points) > 1 else [0.5]
+    slopes = sum(float(w / r) * (found - z0) for w, r, (_, found) in zip(weights, ratios, points, strict=True))
+    return z - then.signal * phi * slopes
+
+
+SAMPLERS = {
+    "ddim": sample_ddim,
+    "ddpm": sample_ddpm,
+    "plms": sample_plms,
+    "dpm++": sample_dpmpp_2m,
+    "dpm++sde": sample_dpmpp_2m_sde,
+    "unipc": sample_unipc,
+}
+OWN_SPACING = {"dpm++": "logsnr", "dpm++sde": "logsnr", "unipc": "logsnr"}  # where none is asked for; else uniform
+
+
+def noise_levels(schedule: NoiseSchedule, steps: int, spacing: str) -> list[NoiseLevel]:
+    """Levels of a run, most noisy first. The last, where it ends, is t = 0 in the published spacing, else no noise."""
+    abar = schedule.alphas_cumprod.double().tolist()
+    levels = [NoiseLevel(t, abar[t]) for t in reversed(schedule.timesteps(steps, spacing))]
+    return [*levels, NoiseLevel(0, abar[0] if spacing == "uniform" else 1.0)]
 
 
 @torch.no_grad()
@@ -129,6 +203,7 @@ def sample(
     step_noise: RandN | None = None,
     known_noise: RandN | None = None,
     progress: Progress | None = None,
+    spacing: str | None = None,
 ) -> Tensor:
     """Denoise from pure noise to latents: the only sampling loop.
 
@@ -138,19 +213,20 @@ def sample(
         schedule: the noise schedule; knows what the output means.
         sampler: a key of `SAMPLERS`.
         steps: 1 to the schedule's timesteps.
-        eta: 0 deterministic to 1 ancestral; DDIM only.
+        eta: 0 deterministic to 1 ancestral; DDIM and dpm++sde only.
         known: clean latents to keep (B, S, C, T, F), with `mask`, broadcastable, 1 where they are kept. Before every
             network call they are put in, noised afresh to that level. They come back close to `known`, not equal.
         noise: source of all random numbers (see `latent_diffusion.noise`); None for torch's global generator.
         z: start from this instead of drawing it.
         step_noise, known_noise: draw the noise of each step and of the known stems from these instead.
         progress: called with (steps done, steps) after each network call.
+        spacing: where the steps lie, one of `schedule.SPACINGS`; None for the sampler's own.
 
     Returns:
         Latents (B, S, C, T, F), scaled as the network's.
 
     Raises:
-        ConfigError: unknown sampler, or steps out of range.
+        ConfigError: unknown sampler or spacing, or steps out of range.
     """
     if sampler not in SAMPLERS:
         raise ConfigError(f"sampler: found {sampler!r}, expected one of {', '.join(SAMPLERS)}")
@@ -160,9 +236,7 @@ def sample(
     def draw() -> Tensor:
         return randn(shape, noise, like)
 
-    abar = schedule.alphas_cumprod.double().tolist()
-    levels = [NoiseLevel(t, abar[t]) for t in reversed(schedule.timesteps(steps))]
-    levels.append(NoiseLevel(0, abar[0]))
+    levels = noise_levels(schedule, steps, spacing or OWN_SPACING.get(sampler, "uniform"))
     calls = 0
 
     def predict(z_t: Tensor, level: NoiseLevel) -> tuple[Tensor, Tensor, Tensor]:

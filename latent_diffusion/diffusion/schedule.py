@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.settings import DiffusionSettings
 
+SPACINGS = ("uniform", "trailing", "logsnr", "karras")
+KARRAS_RHO = 7.0
+
 
 class NoiseSchedule(nn.Module):
     """Variance-preserving diffusion with betas whose square roots are spaced linearly.
@@ -70,21 +73,39 @@ class NoiseSchedule(nn.Module):
             return (z_t - signal * output) / sigma
         return sigma * z_t + signal * output
 
-    def timesteps(self, steps: int) -> list[int]:
+    def timesteps(self, steps: int, spacing: str = "uniform") -> list[int]:
         """Ascending timesteps of a sampling run, exactly `steps` of them.
 
-        Where `steps` divides the number of timesteps this is the published "uniform" spacing,
-        0, c, 2c, ... + 1 with c = timesteps // steps; elsewhere the same rule with a fractional c.
+        Args:
+            steps: 1 to the number of timesteps.
+            spacing: a name from `SPACINGS`.
+                uniform: the published one where `steps` divides the number of timesteps, 0, c, 2c, ... + 1 with
+                    c = timesteps // steps; elsewhere the same rule with a fractional c.
+                trailing: uniform, too, but counted from the last timestep, which it begins with (Lin et al. 2024,
+                    arXiv 2305.08891).
+                logsnr: uniform in log-SNR (Lu et al. 2022, arXiv 2206.00927).
+                karras: uniform in the seventh root of sigma / signal (Karras et al. 2022, arXiv 2206.00364, eq. 5).
 
         Raises:
-            ConfigError: steps below 1 or above the number of timesteps.
+            ConfigError: steps out of range, or an unknown spacing.
         """
         total = self.num_timesteps
         if not 1 <= steps <= total:
             raise ConfigError(f"sampling steps: found {steps}, expected 1 to {total}")
+        if spacing not in SPACINGS:
+            raise ConfigError(f"spacing: found {spacing!r}, expected one of {', '.join(SPACINGS)}")
         if steps == total:
             return list(range(total))
-        return [i * total // steps + 1 for i in range(steps)]
+        if spacing == "uniform":
+            return [i * total // steps + 1 for i in range(steps)]
+        if spacing == "trailing":
+            return [total - 1 - i * total // steps for i in reversed(range(steps))]
+        abar = np.cumprod(1.0 - self._betas)
+        ratio = np.sqrt((1.0 - abar) / abar)  # sigma / signal, rising
+        scale = np.log(ratio) if spacing == "logsnr" else ratio ** (1 / KARRAS_RHO)
+        # the lowest level is one interval above t = 0, where the run would see next to no noise
+        points = np.linspace(scale[0], scale[-1], steps + 1)[1:]
+        return _distinct(np.interp(points, scale, np.arange(total)), total)
 
     def published_buffers(self) -> dict[str, Tensor]:
         """The schedule tensors that a published checkpoint carries, by name, float32 (timesteps,)."""
@@ -116,3 +137,13 @@ class NoiseSchedule(nn.Module):
         weights = betas**2 / (2 * variance * alphas * (1.0 - abar))  # in float32, as published
         weights[0] = weights[1]
         return weights
+
+
+def _distinct(times: np.ndarray, total: int) -> list[int]:
+    """Ascending times as integers from 0 to total - 1, each near its place and no two alike."""
+    found = np.rint(times).astype(int)
+    for i in range(1, len(found)):
+        found[i] = max(found[i], found[i - 1] + 1)
+    for i in range(len(found)):  # what was pushed beyond the end goes back
+        found[i] = min(found[i], total - len(found) + i)
+    return found.tolist()

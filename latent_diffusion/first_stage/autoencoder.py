@@ -6,6 +6,7 @@ arXiv 2112.10752). Attribute names are the checkpoint's key names.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,7 +15,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from latent_diffusion.layers import group_norm
+from latent_diffusion.first_stage.patches import PatchDecoder, PatchEncoder
+from latent_diffusion.layers import group_norm, silu
 from latent_diffusion.noise import NoiseSource, randn
 from latent_diffusion.settings import AutoencoderSettings
 
@@ -76,8 +78,8 @@ class ResidualBlock(nn.Module):
             self.nin_shortcut = nn.Conv2d(c_in, c_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        h = self.conv1(silu(self.norm1(x)))
+        h = self.conv2(self.dropout(silu(self.norm2(h))))
         return h + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
 
 
@@ -178,7 +180,7 @@ class Encoder(nn.Module):
             x = level(x)
             if hasattr(level, "downsample"):
                 x = level.downsample(x)
-        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+        return self.conv_out(silu(self.norm_out(self.mid(x))))
 
 
 class Decoder(nn.Module):
@@ -206,17 +208,18 @@ class Decoder(nn.Module):
             x = level(x)
             if hasattr(level, "upsample"):
                 x = level.upsample(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(silu(self.norm_out(x)))
 
 
 class AutoencoderKL(nn.Module):
-    """VAE with a diagonal Gaussian posterior."""
+    """VAE with a diagonal Gaussian posterior; `settings.kind` chooses between the published one and patches."""
 
     def __init__(self, settings: AutoencoderSettings | None = None):
         super().__init__()
         self.settings = s = settings or AutoencoderSettings()
-        self.encoder = Encoder(s)
-        self.decoder = Decoder(s)
+        patches = s.kind == "patch"
+        self.encoder = PatchEncoder(s) if patches else Encoder(s)
+        self.decoder = PatchDecoder(s, ResidualBlock) if patches else Decoder(s)
         self.quant_conv = nn.Conv2d(2 * s.z_channels, 2 * s.embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(s.embed_dim, s.z_channels, 1)
 
@@ -229,7 +232,10 @@ class AutoencoderKL(nn.Module):
         Returns:
             Posterior over (B, C, T/r, M/r), unscaled.
         """
-        return DiagonalGaussian.from_moments(self.quant_conv(self.encoder(log_mel)))
+        # Patches cost nothing, and 16 bit would lose quiet detail.
+        exact = torch.autocast(log_mel.device.type, enabled=False) if self.settings.kind == "patch" else nullcontext()
+        with exact:
+            return DiagonalGaussian.from_moments(self.quant_conv(self.encoder(log_mel)))
 
     def decode(self, z: Tensor) -> Tensor:
         """Log-mels (B, 1, T, M) of unscaled latents (B, C, T/r, M/r)."""

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from latent_diffusion.first_stage.autoencoder import AutoencoderKL, DiagonalGaussian
 from latent_diffusion.first_stage.griffin_lim import GriffinLim
 from latent_diffusion.first_stage.mel import LogMel
+from latent_diffusion.first_stage.spectral import SpectralVocoder
 from latent_diffusion.first_stage.vocoder import HiFiGAN
-from latent_diffusion.settings import ModelSettings
+from latent_diffusion.settings import MelSettings, ModelSettings, VocoderSettings
+
+
+def build_vocoder(settings: VocoderSettings, mel: MelSettings) -> nn.Module:
+    """The network that `settings.kind` names: log-mels (B, M, T) to waveforms (B, 1, ~ T * hop_length).
+
+    A HiFi-GAN has its weight norm, as in training.
+    """
+    if settings.kind == "griffin_lim":
+        return GriffinLim(mel)
+    return SpectralVocoder(settings, mel) if settings.kind == "spectral" else HiFiGAN(settings)
 
 
 class FirstStage(AutoencoderKL):
@@ -24,10 +35,9 @@ class FirstStage(AutoencoderKL):
         super().__init__(settings.autoencoder)
         self.mel_settings = settings.mel
         self.log_mel = LogMel(settings.mel)
-        if settings.vocoder.kind == "griffin_lim":
-            self.vocoder = GriffinLim(settings.mel)
-        else:
-            self.vocoder = HiFiGAN(settings.vocoder).remove_weight_norm()
+        self.vocoder = build_vocoder(settings.vocoder, settings.mel)
+        if isinstance(self.vocoder, HiFiGAN):
+            self.vocoder.remove_weight_norm()
 
     def waveform_to_log_mel(self, waveform: Tensor) -> Tensor:
         """Log-mel of exactly the window's frames.

@@ -44,6 +44,15 @@ class LogMel(nn.Module):
         Raises:
             DataError: fewer samples than the reflect padding needs (n_fft / 2 + 1).
         """
+        return self.from_magnitudes(self.magnitudes(waveform))
+
+    def from_magnitudes(self, magnitude: Tensor) -> Tensor:
+        """Log-mels (..., T, M) of magnitudes (..., T, n_fft // 2 + 1)."""
+        with torch.autocast(magnitude.device.type, enabled=False):
+            return (magnitude @ self.mel_basis).clamp(min=CLAMP).log()
+
+    def magnitudes(self, waveform: Tensor) -> Tensor:
+        """Magnitudes (..., 1 + N // hop_length, n_fft // 2 + 1) of the spectrum; see `forward`."""
         s = self.settings
         *lead, samples = waveform.shape
         if samples <= s.n_fft // 2:
@@ -61,5 +70,4 @@ class LogMel(nn.Module):
                 pad_mode="reflect",
                 return_complex=True,
             )
-            mel = spectrum.abs().transpose(1, 2) @ self.mel_basis
-            return mel.clamp(min=CLAMP).log().reshape(*lead, -1, s.n_mels)
+            return spectrum.abs().transpose(1, 2).reshape(*lead, -1, s.n_fft // 2 + 1)

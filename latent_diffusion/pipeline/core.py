@@ -8,16 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from latent_diffusion.diffusion import NoiseSchedule, guided_denoiser, sample
-from latent_diffusion.diffusion.samplers import Progress
+from latent_diffusion.diffusion.samplers import Denoiser, Progress
 from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.first_stage import DiagonalGaussian, FirstStage
-from latent_diffusion.noise import NoiseSource, generators
-from latent_diffusion.pipeline.results import MultiTrackResult, SamplingSettings, mix
+from latent_diffusion.noise import NoiseSource, generators, randn
+from latent_diffusion.pipeline.masking import mask_mixture
+from latent_diffusion.pipeline.results import POSTERIOR_MEAN, PRECISIONS, MultiTrackResult, SamplingSettings, mix
 from latent_diffusion.pipeline.windows import Windows, blended_denoiser
 from latent_diffusion.settings import ModelSettings
-from latent_diffusion.tasks import Task
+from latent_diffusion.tasks import MASK_EXPONENT, Separation, Task
 
 DEFAULT_OVERLAP = SamplingSettings.overlap
+PASS_LEVEL = 0.5  # how far up the schedule a further pass begins: loud enough to undo errors, not to forget the stems
 
 
 class LatentPipeline:
@@ -147,7 +149,7 @@ class LatentPipeline:
         head: Tensor | None = None,
         on_batch: Callable[[], None] | None = None,
     ) -> Tensor:
-        """Sample the latents of a task; arguments as in `run`, and
+        """Sample the latents of a task; arguments as in `run`, without averaging, and
 
         Args:
             head: (B, S, C, H, F), latents that the stems to be made begin with: what comes after goes on from them.
@@ -163,6 +165,7 @@ class LatentPipeline:
         scales = task.guidance_scale
         if isinstance(scales, Sequence) and len(scales) not in (1, len(self.stems)):
             raise ConfigError(f"guidance scale: found {len(scales)} numbers, expected one or {len(self.stems)}")
+        self._check_separation_settings(task, s)
         if task.needs_mixture and mixture is None:
             raise DataError(f"{task.name}: a mixture is needed at guidance scale {task.guidance_scale}")
         if kept_mask is not None and stems is None:
@@ -186,24 +189,52 @@ class LatentPipeline:
                 known[:, i, :, : head.shape[-2]] = head[:, i]
                 mask[:, i, :, : head.shape[-2]] = 1.0
         windows = self.windows(shape[3], s.overlap)
+        if windows is None and len(seeds) > s.batch_size and s.average > 1:
+            windows = Windows(shape[3], shape[3], 0)
+
+        def guided(condition: Tensor | None) -> Denoiser:
+            unet = _in_precision(self.unet, s.precision)
+            return guided_denoiser(unet, condition, scales, tuple(s.guidance_interval), self.schedule.num_timesteps)
+
         if windows is None:
-            denoiser = guided_denoiser(self.unet, condition, scales)
+            denoiser = guided(condition)
         else:
-            denoiser = blended_denoiser(
-                lambda z, t, c: guided_denoiser(self.unet, c, scales)(z, t), condition, windows, s.batch_size, on_batch
-            )
-        return sample(
-            denoiser,
-            shape,
-            self.schedule,
-            sampler=s.sampler,
-            steps=s.steps,
-            eta=s.eta,
-            known=known,
-            mask=mask,
-            noise=sources,
-            progress=progress,
-        )
+            denoiser = blended_denoiser(lambda z, t, c: guided(c)(z, t), condition, windows, s.batch_size, on_batch)
+        how = {"sampler": s.sampler, "steps": s.steps, "eta": s.eta, "spacing": s.spacing}
+        if s.sampler == POSTERIOR_MEAN:  # the last timestep's guess of z0, without noise
+            how = {"sampler": "ddim", "steps": 1, "eta": 0.0, "spacing": "trailing"}
+        z = sample(denoiser, shape, self.schedule, **how, known=known, mask=mask, noise=sources, progress=progress)
+        for done in range(s.calls - s.passes + 1, s.calls):
+            z = self._look_again(z, mixture, denoiser, sources, s.overlap)
+            if progress:
+                progress(done + 1, s.calls)
+        return z
+
+    def _check_separation_settings(self, task: Task, sampling: SamplingSettings) -> None:
+        """Raises ConfigError for settings that only make sense for a separation, or not for this network."""
+        if task.name != "separation":
+            for name in ("average", "passes"):
+                if getattr(sampling, name) > 1:
+                    raise ConfigError(
+                        f"{name}: found {getattr(sampling, name)}, expected 1: {task.name} has one result"
+                    )
+        if sampling.sampler == POSTERIOR_MEAN:
+            if task.name != "separation":
+                raise ConfigError(f"sampler {POSTERIOR_MEAN!r}: for separation; the mean of all music is no music")
+            if self.schedule.settings.parameterization == "eps":
+                raise ConfigError(
+                    f"sampler {POSTERIOR_MEAN!r}: the model predicts noise, expected x0 or v; use another"
+                )
+
+    def _look_again(
+        self, z: Tensor, mixture: Tensor, denoiser: Callable, sources: NoiseSource, overlap: float
+    ) -> Tensor:
+        """One further pass of a separation (see `SamplingSettings.passes`): latents (B, S, C, T/r, F) -> the same."""
+        cut = self._cut_out(mixture, self.decode_log_mels(z, overlap))
+        clean = torch.stack([self.encode(stem, sources, overlap)[0] for stem in cut.unbind(1)], dim=1)
+        t = torch.full((len(z),), round(PASS_LEVEL * (self.schedule.num_timesteps - 1)), device=self.device)
+        z_t = self.schedule.add_noise(clean, randn(clean.shape, sources, clean), t)
+        return self.schedule.predict_z0(z_t, denoiser(z_t, t), t)
 
     def run(
         self,
@@ -228,21 +259,54 @@ class LatentPipeline:
             ConfigError: neither one guidance scale nor one a stem.
             DataError: the task needs a mixture or stems and got none.
         """
-        z = self.denoise(task, mixture, stems, seeds, sampling, progress)
+        s = sampling or SamplingSettings()
+        if s.average > 1:
+            mixture = None if mixture is None else mixture.repeat_interleave(s.average, 0)
+            seeds = [seed + 1_000_003 * copy for seed in seeds for copy in range(s.average)]
+        z = self.denoise(task, mixture, stems, seeds, s, progress)
         made = task.generated(self.stems)
         given = stems.to(self.device) if len(made) < len(self.stems) else None
-        return self.finish(z, made, given, (sampling or SamplingSettings()).overlap)
+        result = self.finish(z, made, given, s)
+        if isinstance(task, Separation) and task.refine == "mask":
+            result.waveforms = self._cut_out(mixture[:: s.average], result.log_mels, task.mask_exponent)
+            result.mixture = mix(result.waveforms)
+        return result
+
+    def _cut_out(self, mixture: Tensor, log_mels: Tensor, exponent: float = MASK_EXPONENT) -> Tensor:
+        """Mixtures (B, N) taken apart by their stems' log-mels (B, S, T, M): (B, S, N)."""
+        mel, pairs = self.settings.mel, zip(mixture.cpu(), log_mels.cpu(), strict=True)
+        cut = [mask_mixture(one[None], mel.sample_rate, by, mel, exponent)[:, 0] for one, by in pairs]
+        return torch.stack(cut).to(self.device)
 
     @torch.no_grad()
     def finish(
-        self, z: Tensor, made: tuple[str, ...], given: Tensor | None, overlap: float = DEFAULT_OVERLAP
+        self, z: Tensor, made: tuple[str, ...], given: Tensor | None, sampling: SamplingSettings | None = None
     ) -> MultiTrackResult:
-        """Decode sampled latents; given stems (B, S, N) come back as the original audio."""
-        indices = [self.stems.index(stem) for stem in made]
-        made_log_mels, made_waveforms = self.decode(z[:, indices], overlap)
+        """Decode sampled latents (B * average, S, C, T/r, F); given stems (B, S, N) come back as the original audio."""
+        s = sampling or SamplingSettings()
+        indices, overlap = [self.stems.index(stem) for stem in made], s.overlap
+        made_log_mels = average(self.decode_log_mels(z[:, indices], overlap), s.average)
+        made_waveforms = self.vocode(made_log_mels, overlap)
         if given is None:
             log_mels, waveforms = made_log_mels, made_waveforms
         else:
             log_mels, waveforms = self.first_stage.waveform_to_log_mel(given), given.clone()
             log_mels[:, indices], waveforms[:, indices] = made_log_mels, made_waveforms
-        return MultiTrackResult(self.stems, made, z, log_mels, waveforms, mix(waveforms))
+        return MultiTrackResult(self.stems, made, average(z, s.average), log_mels, waveforms, mix(waveforms))
+
+
+def average(x: Tensor, copies: int) -> Tensor:
+    """Means of neighbouring items: (B * copies, ...) -> (B, ...)."""
+    return x if copies == 1 else x.unflatten(0, (-1, copies)).mean(1)
+
+
+def _in_precision(unet: nn.Module, precision: str) -> Callable[..., Tensor]:
+    """The network with its matrix products and convolutions in a precision; input and output keep theirs."""
+    if precision == "float32":
+        return unet
+
+    def call(z: Tensor, t: Tensor, mixture: Tensor | None) -> Tensor:
+        with torch.autocast(z.device.type, PRECISIONS[precision]):
+            return unet(z, t, mixture).to(z.dtype)
+
+    return call

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from latent_diffusion.diffusion.guidance import Scale
 from latent_diffusion.errors import ConfigError, DataError
-from latent_diffusion.resampling import resample, source_range
+from latent_diffusion.resampling import resample, resampled_length, source_range
 
 Waveform = Tensor | np.ndarray
 MOST_CHANNELS = 32  # a longer first axis than this and than the second is taken for the samples, by mistake
@@ -84,6 +84,25 @@ def read_mono(source: AudioSource, start: int, count: int, sample_rate: int) -> 
     mono = source.read(first, last - first).mean(0)
     stretch = resample(mono, source.sample_rate, sample_rate).clamp(-1.0, 1.0)[before:][:count]
     return F.pad(stretch, (0, count - len(stretch)))
+
+
+class MonoSource:
+    """A source as the model hears it, as a source of its own.
+
+    Args:
+        source: what is read.
+        sample_rate: the model's, hz.
+    """
+
+    channels = 1
+
+    def __init__(self, source: AudioSource, sample_rate: int):
+        self.source, self.sample_rate = source, sample_rate
+        self.samples = resampled_length(source.samples, source.sample_rate, sample_rate)
+
+    def read(self, start: int, count: int) -> Tensor:
+        """(1, count)."""
+        return read_mono(self.source, start, count, self.sample_rate)[None]
 
 
 def resolve_guidance(scale: Scale | Mapping[str, float], stems: tuple[str, ...], default: float) -> Scale:

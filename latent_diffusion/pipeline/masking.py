@@ -15,13 +15,13 @@ from torch import Tensor
 
 from latent_diffusion.first_stage.mel import SILENCE, LogMel
 from latent_diffusion.settings import MelSettings
+from latent_diffusion.tasks import MASK_EXPONENT
 
-EXPONENT = 2.0  # of the mel magnitudes: 2 compares energies
 TOP_BANDS = 8  # one in so many mel bands, the highest, speaks for what lies above the model's band
 BLOCK_SECONDS = 10.0  # of audio filtered at once
 
 
-def soft_masks(log_mels: Tensor, exponent: float = EXPONENT) -> Tensor:
+def soft_masks(log_mels: Tensor, exponent: float = MASK_EXPONENT) -> Tensor:
     """Each stem's share of the mel magnitudes raised to a power.
 
     Args:
@@ -153,7 +153,7 @@ def filter_stream(
 
 
 def mask_mixture(
-    mixture: Tensor, sample_rate: int, log_mels: Tensor, mel: MelSettings, exponent: float = EXPONENT
+    mixture: Tensor, sample_rate: int, log_mels: Tensor, mel: MelSettings, exponent: float = MASK_EXPONENT
 ) -> Tensor:
     """Take a mixture apart by its stems' log-mels.
 

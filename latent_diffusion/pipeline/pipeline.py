@@ -11,16 +11,15 @@ from torch import Tensor
 
 from latent_diffusion.diffusion.guidance import Scale
 from latent_diffusion.diffusion.samplers import Progress
-from latent_diffusion.errors import ConfigError, DataError
-from latent_diffusion.pipeline.core import LatentPipeline
-from latent_diffusion.pipeline.inputs import ArraySource, AudioSource, Waveform, read_mono, resolve_guidance
-from latent_diffusion.pipeline.masking import EXPONENT, MaskFilter, filter_stream, soft_masks
+from latent_diffusion.errors import DataError
+from latent_diffusion.pipeline.continuation import go_on
+from latent_diffusion.pipeline.core import LatentPipeline, average
+from latent_diffusion.pipeline.inputs import ArraySource, AudioSource, MonoSource, Waveform, resolve_guidance
+from latent_diffusion.pipeline.masking import MaskFilter, filter_stream, soft_masks
 from latent_diffusion.pipeline.results import SamplingSettings, mix
 from latent_diffusion.pipeline.sections import Job, run_sections
-from latent_diffusion.resampling import resampled_length
-from latent_diffusion.tasks import Arrangement, Generation, Separation
+from latent_diffusion.tasks import MASK_EXPONENT, Arrangement, Generation, Separation
 
-REFINEMENTS = ("mask", "none")
 Guidance = Scale | Mapping[str, float]
 
 
@@ -46,6 +45,8 @@ class MultiTrackPipeline(LatentPipeline):
 
         unet, first_stage, schedule, scale_factor, settings = load_pipeline_parts(path)
         parts = [part.to(device).eval().requires_grad_(False) for part in (unet, first_stage, schedule)]
+        if torch.device(device).type == "cpu":  # the VAE's convolutions take about two thirds of the time so
+            parts[1].to(memory_format=torch.channels_last)
         return cls(*parts, scale_factor.to(device), settings)
 
     # Whole waveforms.
@@ -59,7 +60,7 @@ class MultiTrackPipeline(LatentPipeline):
         sampling: SamplingSettings | None = None,
         progress: Progress | None = None,
         refine: str = "mask",
-        mask_exponent: float = EXPONENT,
+        mask_exponent: float = MASK_EXPONENT,
     ) -> dict[str, Tensor]:
         """Take a recording apart.
 
@@ -69,7 +70,7 @@ class MultiTrackPipeline(LatentPipeline):
             guidance_scale: above 1 follows the mixture more closely; one number, one a stem, or {stem: number}, where
                 stems that are not named have 1.
             seed: same seed, same stems, whatever the batch size.
-            sampling: sampler, steps, eta, windows at once, overlap.
+            sampling: sampler, steps, eta, windows at once, overlap, results averaged, passes.
             progress: called with (network batches done, in all).
             refine: "mask" for stems cut out of the mixture itself by the model's log-mels, which sum to the mixture;
                 "none" for what the vocoder makes of the log-mels.
@@ -94,20 +95,32 @@ class MultiTrackPipeline(LatentPipeline):
         seed: int = 0,
         sampling: SamplingSettings | None = None,
         progress: Progress | None = None,
+        continue_from: Waveform | Mapping[str, Waveform] | None = None,
+        sample_rate: int | None = None,
     ) -> dict[str, Tensor]:
-        """Make all stems from nothing.
+        """Make all stems from nothing, or go on from a recording.
 
         Args:
-            seconds: length; None for one window.
+            seconds: length of what is made; None for one window.
             seed, sampling, progress: as in `separate`.
+            continue_from: what to go on from: all stems by name, or a mixture, which is separated first. The result
+                begins with them, as the model hears them.
+            sample_rate: of `continue_from`, hz.
 
         Returns:
             {stem: (1, samples)} at the model's rate.
 
         Raises:
-            DataError: a length that is not positive and finite.
+            DataError: a length that is not positive and finite; stems that are missing or unequally long.
         """
-        return self._collect(self.stream_generate(seconds, seed, sampling, progress))
+        given: AudioSource | dict[str, AudioSource] | None = None
+        if continue_from is not None and sample_rate is None:
+            raise DataError("sample_rate: expected that of continue_from, found none")
+        if isinstance(continue_from, Mapping):
+            given = {name: ArraySource(x, sample_rate, name) for name, x in continue_from.items()}
+        elif continue_from is not None:
+            given = ArraySource(continue_from, sample_rate, "continue_from")
+        return self._collect(self.stream_generate(seconds, seed, sampling, progress, given))
 
     def arrange(
         self,
@@ -149,23 +162,22 @@ class MultiTrackPipeline(LatentPipeline):
         sampling: SamplingSettings | None = None,
         progress: Progress | None = None,
         refine: str = "mask",
-        mask_exponent: float = EXPONENT,
+        mask_exponent: float = MASK_EXPONENT,
     ) -> Iterator[Tensor]:
         """As `separate`, from an `AudioSource`; yields (S, channels, n), one after the other."""
-        if refine not in REFINEMENTS:
-            raise ConfigError(f"refine: found {refine!r}, expected one of {', '.join(REFINEMENTS)}")
-        if not (math.isfinite(mask_exponent) and mask_exponent > 0):
-            raise ConfigError(f"mask exponent: found {mask_exponent}, expected a number above 0")
         s, mel = sampling or SamplingSettings(), self.settings.mel
-        samples = resampled_length(source.samples, source.sample_rate, mel.sample_rate)
-        task = Separation(resolve_guidance(guidance_scale, self.stems, 1.0))
-        job = Job(task, samples, lambda a, n: read_mono(source, a, n, mel.sample_rate), None, seed)
+        mono = MonoSource(source, mel.sample_rate)
+        task = Separation(resolve_guidance(guidance_scale, self.stems, 1.0), refine, mask_exponent)
+        job = Job(task, mono.samples, lambda start, count: mono.read(start, count)[0], None, seed)
         if refine == "none":
-            pieces = run_sections(self, job, s, lambda z, _: self.decode(z, s.overlap)[1], self.latent_hop, progress)
-            return _cut(pieces, samples)
+            pieces = run_sections(
+                self, job, s, lambda z, _: self.finish(z, self.stems, None, s).waveforms, self.latent_hop, progress
+            )
+            return _cut(pieces, mono.samples)
 
         def masks(z: Tensor, _: Tensor | None) -> Tensor:
-            return torch.stack([soft_masks(item, mask_exponent) for item in self.decode_log_mels(z, s.overlap)])
+            log_mels = average(self.decode_log_mels(z, s.overlap), s.average)
+            return torch.stack([soft_masks(item, mask_exponent) for item in log_mels])
 
         pieces = run_sections(self, job, s, masks, self.settings.autoencoder.reduction, progress)
         return filter_stream(source.read, source.samples, pieces, MaskFilter(mel, source.sample_rate))
@@ -176,16 +188,48 @@ class MultiTrackPipeline(LatentPipeline):
         seed: int = 0,
         sampling: SamplingSettings | None = None,
         progress: Progress | None = None,
+        continue_from: AudioSource | Mapping[str, AudioSource] | None = None,
     ) -> Iterator[Tensor]:
-        """As `generate`; yields (S, 1, n), one after the other."""
+        """As `generate`; yields (S, 1, n), one after the other. `progress` counts a separation on its own, before."""
         s, mel = sampling or SamplingSettings(), self.settings.mel
         length = mel.window_seconds if seconds is None else seconds
         samples = round(length * mel.sample_rate) if math.isfinite(length) else 0
         if samples < 1:
             raise DataError(f"seconds: found {seconds}, expected at least one sample at {mel.sample_rate} hz")
+        if continue_from is not None:
+            recording = self._recording(continue_from, seed, s, progress)
+            return go_on(self, recording, samples, seed, s, progress)
         job = Job(Generation(), samples, None, None, seed)
         pieces = run_sections(self, job, s, lambda z, _: self.decode(z, s.overlap)[1], self.latent_hop, progress)
         return _cut(pieces, samples)
+
+    def _recording(
+        self, given: AudioSource | Mapping[str, AudioSource], seed: int, sampling: SamplingSettings, progress: Progress
+    ) -> Iterator[Tensor]:
+        """The stems (S, 1, n) of what is gone on from, at the model's rate."""
+        rate = self.settings.mel.sample_rate
+        if not isinstance(given, Mapping):
+            return self.stream_separate(MonoSource(given, rate), 1.0, seed, sampling, progress)
+        if set(given) != set(self.stems):
+            raise DataError(
+                f"stems to go on from: found {', '.join(given) or 'none'}, expected all of {', '.join(self.stems)}; "
+                "arrange the missing ones first, or give silence"
+            )
+        sources = [MonoSource(given[name], rate) for name in self.stems]
+        samples = self._one_length(sources)
+        block = self.settings.mel.window_samples
+        return (
+            torch.stack([source.read(start, min(block, samples - start)) for source in sources])
+            for start in range(0, samples, block)
+        )
+
+    @staticmethod
+    def _one_length(sources: Iterable[AudioSource]) -> int:
+        """The length that all sources have, in samples at one rate."""
+        lengths = {source.samples for source in sources}
+        if len(lengths) != 1:
+            raise DataError(f"given stems: expected at least one, all of one length, found {sorted(lengths)} samples")
+        return lengths.pop()
 
     def stream_arrange(
         self,
@@ -199,23 +243,18 @@ class MultiTrackPipeline(LatentPipeline):
         """As `arrange`, from an `AudioSource` for each given stem; yields (S, 1, n), one after the other."""
         s, rate = sampling or SamplingSettings(), self.settings.mel.sample_rate
         made = self._stems_to_make(sources, generate)
-        given = {name: source for name, source in sources.items() if name not in made}
-        lengths = {resampled_length(source.samples, source.sample_rate, rate) for source in given.values()}
-        if len(lengths) != 1:
-            raise DataError(f"given stems: expected at least one, all of one length, found {sorted(lengths)} samples")
-        samples = lengths.pop()
+        given = {name: MonoSource(source, rate) for name, source in sources.items() if name not in made}
+        samples = self._one_length(given.values())
 
         def read(start: int, count: int) -> Tensor:
-            silence = torch.zeros(count)
-            return torch.stack(
-                [read_mono(given[name], start, count, rate) if name in given else silence for name in self.stems]
-            )
+            silence = torch.zeros(1, count)
+            return torch.cat([given[name].read(start, count) if name in given else silence for name in self.stems])
 
         task = Arrangement(resolve_guidance(guidance_scale, self.stems, 0.0), generate=made)
         mixture = (lambda a, n: mix(read(a, n))) if task.needs_mixture else None
 
         def waveforms(z: Tensor, stems: Tensor | None) -> Tensor:
-            return self.finish(z, task.generated(self.stems), stems, s.overlap).waveforms
+            return self.finish(z, task.generated(self.stems), stems, s).waveforms
 
         return _cut(
             run_sections(self, Job(task, samples, mixture, read, seed), s, waveforms, self.latent_hop, progress),

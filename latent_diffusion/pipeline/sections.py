@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
@@ -24,7 +24,7 @@ class Section:
 
     Args:
         start, stop: where it lies; the stretch that is sampled may be longer, where that is less than a window.
-        head: how much of it the section before has made, too.
+        head: how much of it is there already: the section before has made it, too.
         batches: network batches that one step takes.
     """
 
@@ -63,14 +63,15 @@ def plan_sections(frames: int, window: int, sampling: SamplingSettings) -> list[
     """
     if sampling.overlap == 0:
         length = sampling.batch_size * window
-        return [Section(start, min(start + length, frames), 0, 1) for start in range(0, frames, length)]
+        return [Section(start, min(start + length, frames), 0, sampling.average) for start in range(0, frames, length)]
     head = min(window - 1, max(1, round(sampling.overlap * window)))
     length = window + (sampling.section_windows - 1) * (window - head)
     sections = []
     for start in range(0, max(frames - head, 1), length - head):
         stop = min(start + length, frames)
         count = len(Windows(max(stop - start, window), window, head))
-        sections.append(Section(start, stop, head if start else 0, -(-count // sampling.batch_size)))
+        batches = -(-count * sampling.average // sampling.batch_size)
+        sections.append(Section(start, stop, head if start else 0, batches))
     return sections
 
 
@@ -81,6 +82,7 @@ def run_sections(
     decode: Callable[[Tensor, Tensor | None], Tensor],
     rate: int,
     progress: Progress | None = None,
+    head: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Sample a piece section by section and decode each; where two overlap, the results fade into each other.
 
@@ -88,9 +90,10 @@ def run_sections(
         pipeline: the model.
         job: what to make.
         sampling: how.
-        decode: sampled latents (B, S, C, T/r, F) and the given stems (B, S, N) or None -> (B, S, T/r * rate, ...).
+        decode: sampled latents (B * average, S, C, T/r, F), given stems (B, S, N) or None -> (B, S, T/r * rate, ...).
         rate: decoded places for each latent frame.
         progress: called with (network batches done, in all).
+        head: (1, S, C, H, F), latents that the piece begins with.
 
     Yields:
         (S, t, ...) on the CPU, one after the other; together a little longer than the piece.
@@ -98,10 +101,12 @@ def run_sections(
     hop, window = pipeline.latent_hop, pipeline.settings.latent_shape[1]
     frames = max(window, -(-job.samples // hop))
     sections = plan_sections(frames, window, sampling)
-    total = sampling.steps * sum(section.batches for section in sections)
+    if head is not None:
+        sections[0] = replace(sections[0], head=head.shape[-2])
+    total = sampling.calls * sum(section.batches for section in sections)
     tails = [section.head * rate for section in sections[1:]] + [0]
     return crossfade(
-        zip(_sections(pipeline, job, sampling, decode, rate, sections, total, progress), tails, strict=True)
+        zip(_sections(pipeline, job, sampling, decode, rate, sections, total, progress, head), tails, strict=True)
     )
 
 
@@ -114,10 +119,11 @@ def _sections(
     sections: list[Section],
     total: int,
     progress: Progress | None,
+    tail: Tensor | None,
 ) -> Iterator[Tensor]:
     """Each section's decoded result (S, t, ...)."""
     hop, window = pipeline.latent_hop, pipeline.settings.latent_shape[1]
-    before, tail, seeds_used = 0, None, 0
+    before, seeds_used = 0, 0
     for number, section in enumerate(sections):
         length = section.stop - section.start
         cut = sampling.overlap == 0
@@ -128,29 +134,31 @@ def _sections(
         stems = None if job.stems is None else rearrange(job.stems(first, count), "s (b n) -> b s n", b=items)
         if mixture is None and stems is None:
             mixture = torch.zeros(items, sampled * hop)  # says how long; not looked at without guidance
-        seeds = [job.seed * 1_000_003 + seeds_used + i for i in range(items)]
-        seeds_used += items
+        if sampling.average > 1 and mixture is not None:
+            mixture = mixture.repeat_interleave(sampling.average, 0)
+        seeds = [job.seed * 1_000_003 + seeds_used + i for i in range(items * sampling.average)]
+        seeds_used += len(seeds)
         done = 0
 
         def tick(calls: int, before: int = before, section: Section = section) -> None:
             if progress:  # some samplers take a call more than they have steps
-                progress(before + min(calls, sampling.steps * section.batches), total)
+                progress(before + min(calls, sampling.calls * section.batches), total)
 
         def on_batch() -> None:
             nonlocal done
             done += 1
             tick(done)
 
-        def on_step(steps: int, _: int, single: bool = sampled == window) -> None:
+        def on_step(steps: int, _: int, section: Section = section, single: bool = sampled == window) -> None:
             if single:
-                tick(steps)
+                tick(steps * section.batches)
 
         head = None if tail is None or not section.head else tail
         z = pipeline.denoise(job.task, mixture, stems, seeds, sampling, on_step, head, on_batch)
         if head is not None:  # what was to be kept came back close to what it was; go over from one to the other
             fade = (torch.arange(section.head, device=z.device) + 0.5) / section.head
             z[..., : section.head, :] = torch.lerp(head, z[..., : section.head, :], fade[:, None])
-        before += sampling.steps * section.batches
+        before += sampling.calls * section.batches
         if number + 1 < len(sections):
             z_end = z[..., :length, :]
             tail = z_end[..., length - sections[number + 1].head :, :].clone()

@@ -31,6 +31,22 @@ def timestep_embedding(timesteps: Tensor, width: int, max_period: float = 10_000
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
+class FlatConv3d(nn.Conv3d):
+    """A 3-D convolution of depth 1 over a volume of depth 1. PyTorch takes a slow path for these on the CPU in 3-D."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, c_in, 1, T, F) -> (B, c_out, 1, T', F')."""
+        weight, stride, padding = self.weight[:, :, 0], self.stride[1:], self.padding[1:]
+        return F.conv2d(x[:, :, 0], weight, self.bias, stride, padding)[:, :, None]
+
+
+def conv3x3(c_in: int, c_out: int, s: UNetSettings, stride: int = 1) -> nn.Conv3d:
+    """The convolution that all blocks share; it spans neighbouring latent channels unless those are folded."""
+    if s.latent_channels:
+        return FlatConv3d(c_in, c_out, (1, 3, 3), stride=(1, stride, stride), padding=(0, 1, 1))
+    return nn.Conv3d(c_in, c_out, 3, stride=(1, stride, stride), padding=1)
+
+
 class ResBlock(nn.Module):
     """Residual block with the time embedding added between its two convolutions.
 
@@ -43,17 +59,16 @@ class ResBlock(nn.Module):
     def __init__(self, c_in: int, c_out: int, embedding: int, s: UNetSettings):
         super().__init__()
         self.scale_shift = s.use_scale_shift_norm
-        self.in_layers = nn.Sequential(
-            group_norm(c_in, s.num_groups, NORM_EPS), nn.SiLU(), nn.Conv3d(c_in, c_out, 3, padding=1)
-        )
+        self.in_layers = nn.Sequential(group_norm(c_in, s.num_groups, NORM_EPS), nn.SiLU(), conv3x3(c_in, c_out, s))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, c_out * (2 if self.scale_shift else 1)))
         self.out_layers = nn.Sequential(
             group_norm(c_out, s.num_groups, NORM_EPS),
             nn.SiLU(),
             nn.Dropout(s.dropout),
-            zero_init(nn.Conv3d(c_out, c_out, 3, padding=1)),
+            zero_init(conv3x3(c_out, c_out, s)),
         )
-        self.skip_connection = nn.Identity() if c_in == c_out else nn.Conv3d(c_in, c_out, 1)
+        conv = FlatConv3d if s.latent_channels else nn.Conv3d
+        self.skip_connection = nn.Identity() if c_in == c_out else conv(c_in, c_out, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """(B, c_in, C, T, F), (B, embedding) -> (B, c_out, C, T, F)."""
@@ -93,9 +108,9 @@ class AttentionBlock(nn.Module):
 class Downsample(nn.Module):
     """Halve time and frequency with a strided convolution; the latent channels keep their size."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, s: UNetSettings):
         super().__init__()
-        self.op = nn.Conv3d(channels, channels, 3, stride=(1, 2, 2), padding=1)
+        self.op = conv3x3(channels, channels, s, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c, C, T, F) -> (B, c, C, T/2, F/2)."""
@@ -105,9 +120,9 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """Double time and frequency: nearest neighbour, then a convolution."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, s: UNetSettings):
         super().__init__()
-        self.conv = nn.Conv3d(channels, channels, 3, padding=1)
+        self.conv = conv3x3(channels, channels, s)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c, C, T, F) -> (B, c, C, 2T, 2F)."""

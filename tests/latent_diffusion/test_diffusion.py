@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from latent_diffusion.diffusion import SAMPLERS, NoiseSchedule, guided_denoiser, sample
+from latent_diffusion.diffusion import SAMPLERS, SPACINGS, NoiseSchedule, guided_denoiser, noise_levels, sample
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.noise import generators
 from latent_diffusion.settings import DiffusionSettings
@@ -41,15 +41,18 @@ def gaussian_denoiser(schedule: NoiseSchedule) -> Callable[[Tensor, Tensor], Ten
     return denoise
 
 
-def probability_flow(schedule: NoiseSchedule, z: Tensor, start: int, end: int) -> Tensor:
-    """Where the ODE takes z from one timestep to another: its standardised value stays the same."""
-
-    def moments(t: int) -> tuple[float, float]:
-        abar = float(schedule.alphas_cumprod[t])
-        return math.sqrt(abar) * MEAN, math.sqrt(abar * STD**2 + 1 - abar)
-
-    (mean, std), (end_mean, end_std) = moments(start), moments(end)
+def probability_flow(schedule: NoiseSchedule, z: Tensor, steps: int, spacing: str) -> Tensor:
+    """Where the ODE takes z from the first level of a run to the last: its standardised value stays the same."""
+    levels = noise_levels(schedule, steps, spacing)
+    (mean, std), (end_mean, end_std) = (
+        (level.signal * MEAN, math.sqrt(level.abar * STD**2 + 1 - level.abar)) for level in (levels[0], levels[-1])
+    )
     return end_mean + end_std * (z - mean) / std
+
+
+def own_spacing(sampler: str) -> str:
+    """Where a sampler's steps lie if nothing else is asked for."""
+    return "logsnr" if sampler in ("dpm++", "dpm++sde", "unipc") else "uniform"
 
 
 # ---- schedule
@@ -61,6 +64,10 @@ def test_every_step_count_gives_that_many_timesteps() -> None:
         found = schedule.timesteps(steps)
         assert len(set(found)) == len(found) == steps and found == sorted(found)
         assert found[0] >= 0 and found[-1] <= 999
+        for spacing in SPACINGS[1:]:
+            times = schedule.timesteps(steps, spacing)
+            assert len(set(times)) == len(times) == steps and times == sorted(times)
+            assert times[0] >= 0 and times[-1] == 999
         if 1000 % steps == 0 and steps < 1000:
             assert found == [c + 1 for c in range(0, 1000, 1000 // steps)]
 
@@ -69,8 +76,9 @@ def test_every_step_count_of_a_short_schedule() -> None:
     for total in (2, 3, 7, 30):
         schedule = schedule_for(timesteps=total)
         for steps in range(1, total + 1):
-            found = schedule.timesteps(steps)
-            assert len(set(found)) == steps and min(found) >= 0 and max(found) < total
+            for spacing in SPACINGS:
+                found = schedule.timesteps(steps, spacing)
+                assert len(set(found)) == steps and min(found) >= 0 and max(found) < total
 
 
 @pytest.mark.parametrize("steps", [0, -3, 1001])
@@ -82,6 +90,8 @@ def test_step_counts_out_of_range(steps: int) -> None:
 def test_unknown_names() -> None:
     with pytest.raises(ConfigError, match="'euler', expected one of ddim, ddpm, plms, dpm"):
         sample(lambda z, t: z, (1, 1, 1, 2, 2), schedule_for(), sampler="euler")
+    with pytest.raises(ConfigError, match="spacing: found 'even', expected one of uniform, trailing, logsnr, karras"):
+        sample(lambda z, t: z, (1, 1, 1, 2, 2), schedule_for(), steps=3, spacing="even")
     with pytest.raises(ConfigError, match="parameterization: found 'score'"):
         schedule_for("score")
 
@@ -116,7 +126,10 @@ def test_ddim_reproduces_the_data(parameterization: str, sampler: str, steps: in
     check_moments(schedule_for(parameterization), sampler, steps, eta)
 
 
-@pytest.mark.parametrize(("sampler", "steps"), [("ddpm", 1000), ("ddpm", 500), ("plms", 40), ("dpm++", 250)])
+@pytest.mark.parametrize(
+    ("sampler", "steps"),
+    [("ddpm", 1000), ("ddpm", 500), ("plms", 40), ("dpm++", 20), ("dpm++sde", 100), ("unipc", 20)],
+)
 def test_samplers_reproduce_the_data(sampler: str, steps: int) -> None:
     check_moments(schedule_for("v"), sampler, steps, 1.0)
 
@@ -125,33 +138,37 @@ def check_moments(schedule: NoiseSchedule, sampler: str, steps: int, eta: float)
     shape = (8, 3, 4, 25, 16)  # 38 400 samples: standard errors 0.002 and 0.0015
     source = torch.Generator().manual_seed(3)
     z = sample(gaussian_denoiser(schedule), shape, schedule, sampler, steps, eta, noise=source)
-    abar = float(schedule.alphas_cumprod[0])  # where a run ends
+    abar = noise_levels(schedule, steps, own_spacing(sampler))[-1].abar  # where a run ends
     assert float(z.mean()) == pytest.approx(math.sqrt(abar) * MEAN, abs=0.012)
     assert float(z.std()) == pytest.approx(math.sqrt(abar * STD**2 + 1 - abar), abs=0.015)
 
 
 @pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
-@pytest.mark.parametrize(("sampler", "tolerance"), [("ddim", 2e-2), ("plms", 1e-3), ("dpm++", 5e-3)])
+@pytest.mark.parametrize(("sampler", "tolerance"), [("ddim", 2e-2), ("plms", 1e-3), ("dpm++", 1e-2), ("unipc", 1e-2)])
 def test_deterministic_samplers_follow_the_probability_flow(
     sampler: str, tolerance: float, parameterization: str
 ) -> None:
     schedule, z = schedule_for(parameterization), random(*SHAPE)
     found = sample(gaussian_denoiser(schedule), SHAPE, schedule, sampler, 500, 0.0, z=z)
-    expected = probability_flow(schedule, z, schedule.timesteps(500)[-1], 0)
+    expected = probability_flow(schedule, z, 500, own_spacing(sampler))
     assert float((found - expected).abs().max()) < tolerance
 
 
-def test_orders_of_the_samplers() -> None:
-    """Halving the step halves the error of a first-order sampler; the others come closer, and faster."""
+def test_few_steps() -> None:
+    """Halving the step halves the error of DDIM; the multi-step samplers, spaced in log-SNR, need few steps."""
     schedule, z = schedule_for("v"), random(*SHAPE)
 
-    def error(sampler: str, steps: int) -> float:
-        found = sample(gaussian_denoiser(schedule), SHAPE, schedule, sampler, steps, 0.0, z=z)
-        return float((found - probability_flow(schedule, z, schedule.timesteps(steps)[-1], 0)).abs().max())
+    def error(sampler: str, steps: int, spacing: str) -> float:
+        found = sample(gaussian_denoiser(schedule), SHAPE, schedule, sampler, steps, 0.0, z=z, spacing=spacing)
+        return float((found - probability_flow(schedule, z, steps, spacing)).abs().max())
 
-    first, plms, dpm = ([error(name, steps) for steps in (50, 250, 500)] for name in ("ddim", "plms", "dpm++"))
-    assert 1.7 < first[1] / first[2] < 2.3 and dpm[1] / dpm[2] > 2.5
-    assert plms[0] < first[0] / 5 and dpm[0] < 0.8 * first[0] and dpm[2] < first[2] / 3
+    assert 1.7 < error("ddim", 250, "uniform") / error("ddim", 500, "uniform") < 2.3
+    ddim = error("ddim", 20, "uniform")
+    assert error("plms", 20, "uniform") < ddim / 3
+    assert error("dpm++", 20, "logsnr") < ddim / 40 and error("unipc", 20, "logsnr") < ddim / 20
+    assert error("dpm++", 10, "logsnr") > 4 * error("dpm++", 20, "logsnr")  # second order
+    # on uniform timesteps the last steps are many times longer in log-SNR than those before
+    assert error("dpm++", 20, "uniform") > 20 * error("dpm++", 20, "logsnr")
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -179,7 +196,7 @@ def test_every_step_count_runs(sampler: str, steps: int) -> None:
     assert bool(z.isfinite().all()) and float(z.abs().max()) < 10
     extra = int(sampler == "plms")  # its first step is a Heun step
     assert len(called) == steps + extra
-    assert called[0] == schedule.timesteps(steps)[-1] and called == sorted(called, reverse=True)
+    assert called[0] == schedule.timesteps(steps, own_spacing(sampler))[-1] and called == sorted(called, reverse=True)
     assert reports[-1] == (steps, steps) and [done for done, _ in reports] == sorted(done for done, _ in reports)
 
 
@@ -199,7 +216,8 @@ def test_ddpm_is_ddim_at_eta_1_and_eta_0_draws_nothing() -> None:
 
     (ancestral, drawn), (ddpm, _), (_, none) = run("ddim", 1.0), run("ddpm", 0.0), run("ddim", 0.0)
     assert torch.equal(ancestral, ddpm) and drawn == 10 and none == 0
-    assert run("plms", 1.0)[1] == run("dpm++", 1.0)[1] == 0
+    assert run("plms", 1.0)[1] == run("dpm++", 1.0)[1] == run("unipc", 1.0)[1] == 0
+    assert run("dpm++sde", 1.0)[1] == 9 and run("dpm++sde", 0.0)[1] == 0  # its last step ends without noise
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -317,3 +335,14 @@ def test_guidance(scale: float | list[float], call: tuple[int, bool]) -> None:
 def test_guidance_without_a_mixture() -> None:
     network, z = CountingNetwork(), random(3, 2, 4, 5, 6)
     assert torch.equal(guided_denoiser(network, None, 4.0)(z, torch.zeros(3)), z) and network.calls == [(3, False)]
+
+
+@pytest.mark.parametrize(
+    ("t", "guided"), [(0, False), (199, False), (200, True), (600, True), (900, True), (999, False)]
+)
+def test_guidance_on_a_part_of_the_schedule(t: int, guided: bool) -> None:
+    """Outside the interval one branch runs, the conditional one."""
+    network, z, mixture = CountingNetwork(), random(3, 2, 4, 5, 6), random(3, 4, 5, 6, seed=1)
+    output = guided_denoiser(network, mixture, 2.5, (0.2, 0.95))(z, torch.full((3,), t))
+    assert network.calls == [(6 if guided else 3, True)]
+    torch.testing.assert_close(output, z * (1 + (2.5 if guided else 1.0) * mixture[:, None]))

@@ -35,10 +35,10 @@ from latent_diffusion.first_stage.training.losses import (
 from latent_diffusion.first_stage.training.segments import (
     cut,
     draw_segments,
-    rate_factor,
     segment_weights,
     step_generator,
 )
+from latent_diffusion.rates import rate_factor
 from latent_diffusion.settings import AutoencoderSettings, MelSettings, VocoderSettings
 
 MEL = MelSettings(n_fft=256, win_length=256, hop_length=64, n_mels=16, frames=64)
@@ -79,6 +79,13 @@ def vocoder(**options: Any) -> VocoderTraining:
     torch.manual_seed(options.pop("init", 0))
     loss = replace(VOCODER_LOSS, **options.pop("loss", {}))
     return VocoderTraining(VOCODER, MEL, loss, **({"base_learning_rate": 2e-3, "segment_frames": 16} | options))
+
+
+def spectral(**options: Any) -> VocoderTraining:
+    torch.manual_seed(options.pop("init", 0))
+    options.pop("loss", None)
+    settings = VocoderSettings("spectral", num_mels=16, width=16, blocks=2, phase_iterations=2, band_iterations=1)
+    return VocoderTraining(settings, MEL, **({"base_learning_rate": 1e-2, "segment_frames": 16} | options))
 
 
 class Recorder(pl.Callback):
@@ -247,7 +254,9 @@ def test_rate_factor() -> None:
 # Training
 
 
-@pytest.mark.parametrize(("build", "key"), [(autoencoder, "train/reconstruction"), (vocoder, "train/mel")])
+@pytest.mark.parametrize(
+    ("build", "key"), [(autoencoder, "train/reconstruction"), (vocoder, "train/mel"), (spectral, "train/convergence")]
+)
 def test_loss_falls(build: Any, key: str, tmp_path: Path) -> None:
     _, recorder = fit(build(gradient_clip=5.0), 60, tmp_path)
     values = [step[key] for step in recorder.steps]
@@ -278,7 +287,7 @@ def test_discriminator_joins_at_its_step(build: Any, tmp_path: Path) -> None:
             assert 0 < step["train/adaptive_weight"] <= 1e4
 
 
-@pytest.mark.parametrize("build", [autoencoder, vocoder])
+@pytest.mark.parametrize("build", [autoencoder, vocoder, spectral])
 def test_resumed_equals_uninterrupted(build: Any, tmp_path: Path) -> None:
     options = {"loss": {"disc_start": 1}, "segment_frames": 16, "lr_schedule": "cosine", "lr_decay_steps": 4, "seed": 7}
     whole = build(**options)
@@ -342,7 +351,7 @@ def test_checkpoint_layout_and_refusals(tmp_path: Path) -> None:
 # Validation
 
 
-@pytest.mark.parametrize("build", [autoencoder, vocoder])
+@pytest.mark.parametrize("build", [autoencoder, vocoder, spectral])
 def test_validation(build: Any, tmp_path: Path) -> None:
     model = build()
     outputs: list[dict[str, Any]] = []

@@ -73,6 +73,18 @@ def test_min_snr_weights_by_hand() -> None:
         torch.testing.assert_close(weighted[name], expected, rtol=2e-3, atol=1e-5)
 
 
+def test_channels_count_by_their_spread() -> None:
+    """Standard deviations 9 and 1 to the power 0.5 weigh 3 to 1, with mean 1."""
+    schedule, t = schedule_for(), torch.tensor([10])
+    zeros, noise = torch.zeros(1, 2, 2, 3, 3), torch.zeros(1, 2, 2, 3, 3)
+    noise[:, :, 0] = 2.0  # squared error 4 in the first channel, none in the second
+    std = torch.tensor([9.0, 1.0]).reshape(2, 1, 1)
+    settings = LossSettings(channel_power=0.5)
+    losses = diffusion_loss(schedule, zeros, zeros, noise, zeros, t, settings, latent_std=std)
+    assert float(losses["loss"]) == pytest.approx(1.5 * 4 / 2)
+    assert float(losses["loss_simple"]) == pytest.approx(2.0)
+
+
 def test_silence_counts_less() -> None:
     log_mel = torch.full((2, 2, 8, 8), -11.0)
     log_mel[0, 0, :4] = -1.0  # the first half of one stem sounds

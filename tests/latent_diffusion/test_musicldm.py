@@ -106,6 +106,20 @@ def test_warm_up() -> None:
     assert len(accumulated) == 3
 
 
+def test_rate_falls_after_the_warm_up() -> None:
+    falling = replace(PLAIN, base_learning_rate=1e-3, warmup_steps=2, lr_schedule="cosine", lr_decay_steps=10)
+    rates = fit(model(training=falling), [batch()], 13, max_epochs=-1).rates
+    assert rates[0] == 0.0
+    assert rates[5] == pytest.approx(0.55e-3)
+    assert rates[10:] == pytest.approx([1e-4] * 3)
+
+
+def test_share_of_late_timesteps() -> None:
+    t = model(training=replace(PLAIN, high_noise_share=0.5)).draw_timesteps(4000, torch.Generator().manual_seed(0))
+    assert float((t >= 900).float().mean()) == pytest.approx(0.55, abs=0.03)
+    assert int(t.min()) < 20 and int(t.max()) == 999
+
+
 def test_same_seed_same_training() -> None:
     def weights(seed: int) -> Tensor:
         module = model(training=replace(PLAIN, seed=seed))
@@ -142,6 +156,12 @@ def test_condition_dropout_rate(probability: float, monkeypatch: pytest.MonkeyPa
     assert sum(dropped) / 400 == pytest.approx(probability, abs=0.07)
     if 0 < probability < 1:
         assert len({tuple(dropped[i : i + 50]) for i in range(0, 400, 50)}) == 8
+    # items whose stems do not belong together keep their condition, the others draw as before
+    before, coherent = list(dropped), torch.arange(50) % 2 == 0
+    dropped.clear()
+    for step in range(8):
+        module.losses({**items, "coherent": coherent}, module.step_generator(1, 0, step), probability)
+    assert dropped == [was and bool(coherent[i % 50]) for i, was in enumerate(before)]
 
 
 # ---- scale factor

@@ -186,7 +186,7 @@ def test_other_stems(stems: tuple[str, ...]) -> None:
 # ---- progress
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "plms", "dpm++"])
+@pytest.mark.parametrize("sampler", ["ddim", "plms", "dpm++", "unipc"])
 def test_progress_is_monotonic_and_complete(tiny: MultiTrackPipeline, sampler: str) -> None:
     reports: list[tuple[int, int]] = []
     sampling = SamplingSettings(sampler, 3, batch_size=2, overlap=0)
@@ -267,3 +267,23 @@ def test_unusable_tasks(tiny: MultiTrackPipeline) -> None:
         tiny.run(Separation(), seeds=(0,), sampling=FAST)
     with pytest.raises(DataError, match="arrangement: the given stems are needed"):
         tiny.run(Arrangement(generate=("bass",)), seeds=(0,), sampling=FAST)
+
+
+def test_spacing_interval_and_precision_take_part(tiny: MultiTrackPipeline) -> None:
+    audio = mixture(WINDOW)
+
+    def run(**changes: object) -> Tensor:
+        sampling = replace(FAST, steps=4, sampler="dpm++", **changes)
+        return tiny.separate(audio, RATE, guidance_scale=3.0, sampling=sampling, refine="none")["bass"]
+
+    plain = run()
+    assert torch.equal(plain, run(spacing="logsnr")) and not torch.allclose(plain, run(spacing="karras"), atol=1e-3)
+    assert not torch.allclose(plain, run(guidance_interval=(0.0, 0.5)), atol=1e-3)
+    rounded = run(precision="bfloat16")
+    assert rounded.dtype == torch.float32 and not torch.equal(plain, rounded)
+    assert float((plain - rounded).norm() / plain.norm()) < 0.2
+    for interval in ((0.9, 0.1), (-0.1, 0.5), (0.0, 1.5), (0.5,)):
+        with pytest.raises(ConfigError, match="guidance interval: found"):
+            SamplingSettings(guidance_interval=interval)
+    with pytest.raises(ConfigError, match="precision: found 'int4', expected one of float32, bfloat16"):
+        SamplingSettings(precision="int4")

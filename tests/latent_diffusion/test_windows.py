@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from latent_diffusion.diffusion import NoiseSchedule, guided_denoiser, sample
+from latent_diffusion.diffusion import NoiseSchedule, guided_denoiser, noise_levels, sample
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.noise import generators
 from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings
@@ -82,11 +82,10 @@ def test_constant_denoiser_in_closed_form(sampler: str) -> None:
     denoiser = blended_denoiser(lambda z, t, c: torch.full_like(z, 0.7), None, Windows(40, 16, 4), 2)
     start = random(1, 2, 3, 40, 4)
     z = sample(denoiser, start.shape, schedule, sampler=sampler, steps=20, eta=0.0, z=start)
-    abar = schedule.alphas_cumprod.double()
-    first = max(schedule.timesteps(20))
-    noise = (start - abar[first].sqrt() * 0.7) / (1 - abar[first]).sqrt()
-    expected = abar[0].sqrt() * 0.7 + (1 - abar[0]).sqrt() * noise
-    torch.testing.assert_close(z, expected.float(), atol=2e-4, rtol=0)
+    levels = noise_levels(schedule, 20, "logsnr" if sampler == "dpm++" else "uniform")
+    noise = (start - levels[0].signal * 0.7) / levels[0].sigma
+    expected = levels[-1].signal * 0.7 + levels[-1].sigma * noise
+    torch.testing.assert_close(z, expected, atol=2e-4, rtol=0)
 
 
 def test_neighbours_agree_where_they_meet() -> None:

@@ -187,6 +187,8 @@ def test_empty_groups_and_values_mean_off_or_default(tmp_path):
         ("model.params.ema_decay=", None),
         (f"{EVAL}.unconditional_guidance_scale=[1,2,3,4]", [1.0, 2.0, 3.0, 4.0]),
         (f"{EVAL}.sampler=dpm++", "dpm++"),
+        (f"{EVAL}.spacing=karras", "karras"),
+        (f"{EVAL}.guidance_interval=[0.2,0.8]", [0.2, 0.8]),
     ],
 )
 def test_overrides_and_conversions(override, value):

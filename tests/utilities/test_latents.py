@@ -135,7 +135,7 @@ def test_items_are_the_windows_of_the_stem_dataset(
             ours, theirs = dataset[item], songs[item]
             assert set(ours) == {"latents", "mixture_latent", "name"} and ours["name"] == theirs["name"]
             assert ours["latents"].shape == (4, 2, 4, LENGTH, 8) and ours["mixture_latent"].shape == (2, 4, LENGTH, 8)
-    track, (_, start) = songs.tracks[1], songs._windows[7]
+    track, (_, start) = songs.tracks[1], songs.windows[7]
     rng = np.random.default_rng(5)
     start = min(max(start + int(rng.integers(-640, 640, endpoint=True)), 0), track.samples - MEL.window_samples)
     expected = store.read(track, start // STEP, LENGTH)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from utilities.evaluation.frechet import FrameStatistics, GenerationScores
+from utilities.evaluation.frechet import FOLDS, FrameStatistics, FrechetScores, frechet_table
 from utilities.evaluation.metrics import (
     CEILING_DB,
     FLOOR_DB,
@@ -19,6 +20,7 @@ from utilities.evaluation.metrics import (
     level_dbfs,
     log_mel_mse,
     log_mel_si_sdr,
+    sdr,
     si_sdr,
     si_sdr_improvement,
     track_of,
@@ -83,6 +85,36 @@ def test_si_sdr_by_hand():
     assert si_sdr_improvement(target + 0.1 * disturbance, target, mixture) == pytest.approx(20.0, abs=2e-3)
     assert si_sdr(target, target) == CEILING_DB
     assert si_sdr(disturbance, target) < -60
+
+
+def test_sdr_against_least_squares():
+    """SDR by its definition: project the estimate onto 512 delayed copies of the target, here by a dense solver."""
+    rng = np.random.default_rng(0)
+    target = 0.1 * rng.standard_normal(1500)
+    estimate = np.convolve(target, [0.6, 0.0, -0.3, 0.1])[:1500] + 0.02 * rng.standard_normal(1500)
+    delayed = scipy.linalg.toeplitz(np.r_[target, np.zeros(511)], np.zeros(512))
+    padded = np.r_[estimate, np.zeros(511)]
+    projection = delayed @ np.linalg.lstsq(delayed, padded, rcond=None)[0]
+    expected = 10 * math.log10((projection**2).sum() / ((padded - projection) ** 2).sum())
+    ours = sdr(torch.from_numpy(estimate), torch.from_numpy(target))
+    assert ours == pytest.approx(expected, abs=1e-3) and ours > si_sdr(
+        torch.from_numpy(estimate), torch.from_numpy(target)
+    )
+
+
+def test_sdr_rules():
+    sound, silence = noise(4000), torch.zeros(4000)
+    assert sdr(sound, silence) is None and sdr(silence, sound) == FLOOR_DB
+    assert math.isnan(sdr(sound * math.nan, sound)) and sdr(2 * sound, sound) > 80
+    tone = 0.1 * torch.sin(torch.arange(4000) * 0.3)  # its delayed copies are all alike: singular equations
+    assert math.isfinite(sdr(tone + 0.1 * sound, tone)) and sdr(tone, tone) > 80
+    stereo, half = torch.stack([sound, sound]), torch.stack([sound, silence])
+    assert sdr(half + 0.01 * noise(2, 4000, seed=1), half) == pytest.approx(
+        sdr(sound + 0.01 * noise(2, 4000, seed=1)[0], sound)
+    )
+    assert sdr(stereo, half) > 80  # a channel whose target is silent does not count
+    with pytest.raises(ValueError, match="one shape"):
+        sdr(sound, sound[1:])
 
 
 def test_level():
@@ -208,15 +240,39 @@ def test_frechet_stays_finite():
     assert statistics(sound, sound * math.nan).items == 1
 
 
-def test_generation_scores_merge():
+def test_frechet_scores_merge_and_leave_tracks_out():
     log_mels = [noise(40, 4, seed=s, scale=1.0) for s in range(4)]
-    whole, one, two = GenerationScores(), GenerationScores(), GenerationScores()
-    for part, (a, b) in ((one, log_mels[:2]), (two, log_mels[2:])):
-        part.add("bass", a, b)
-        whole.add("bass", a, b)
+    whole, one, two = FrechetScores("fad"), FrechetScores("fad"), FrechetScores("fad")
+    for part, numbers in ((one, (0, 1)), (two, (2, 3))):
+        for number in numbers:
+            part.add("bass", f"t{number}", log_mels[number], log_mels[number - 1] + 1)
+            whole.add("bass", f"t{number}", log_mels[number], log_mels[number - 1] + 1)
+    whole.add("mixture", "t0", log_mels[0], None)
     one.merge(two)
-    assert one.summary()["bass"] == pytest.approx(whole.summary()["bass"], rel=1e-9)
-    assert one.summary()["all"]["frames"] == 80 and "bass" in one.table()
+    summary = whole.summary()
+    for key in ("fad", "frames", "reference_frames", "items"):
+        assert one.summary()["bass"][key] == pytest.approx(summary["bass"][key], rel=1e-9)
+    assert summary["all"]["frames"] == 160 and "bass" in frechet_table(summary)
+    assert summary["mixture"]["fad"] is None and summary["mixture"]["ci95"] is None
+
+    # the jackknife by hand: each track in a group of its own
+    def distance(kept: list[int]) -> float:
+        return statistics(*(log_mels[n] for n in kept)).frechet_distance(
+            statistics(*(log_mels[n - 1] + 1 for n in kept))
+        )
+
+    left_out = np.array([distance([n for n in range(4) if n != out]) for out in range(4)])
+    error = 1.96 * math.sqrt(3 / 4 * ((left_out - left_out.mean()) ** 2).sum())
+    low, high = summary["bass"]["ci95"]
+    assert (low, high) == pytest.approx((max(distance([0, 1, 2, 3]) - error, 0), distance([0, 1, 2, 3]) + error))
+
+
+def test_a_thousand_clips_take_the_memory_of_a_few():
+    scores = FrechetScores("fad")
+    for number in range(1000):
+        scores.add("bass", f"t{number}", noise(20, 8, seed=number, scale=1.0), noise(20, 8, scale=1.0))
+    assert scores.summary()["bass"]["frames"] == 20_000
+    assert len(pickle.dumps(scores.results)) < FOLDS * (8 * 8 + 8) * 8 + 10_000
 
 
 # Separation

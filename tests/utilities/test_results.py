@@ -16,8 +16,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from utilities import results
+from utilities.cli import main
 from utilities.evaluation.metrics import log_mel_mse, si_sdr
 from utilities.evaluation.pictures import PictureRow, draw_log_mels
+from utilities.evaluation.scores import read_rows
 from utilities.files import safe_name, whole_file
 from utilities.results import ResultWriter, stem_folder
 
@@ -115,7 +117,7 @@ def test_separation_tree(tmp_path):
     mels = {f"mel/{stem}/{name}.npy" for stem in STEMS for name in names}
     pictures = {"spectrograms/A_from_0.png"}
     val, target = tmp_path / "val_0", tmp_path / "target_0"
-    assert files(val) == wavs | mels | pictures | {"metrics.json"}
+    assert files(val) == wavs | mels | pictures | {"metrics.json", "metrics.csv"}
     assert files(target) == wavs | mels
 
     assert (read_pcm(val / "bass/A_from_0.wav") == pcm(first["waveforms"][0, 0])).all()
@@ -152,12 +154,27 @@ def test_separation_metrics(tmp_path, caplog):
     assert "separation at step 0: 2 items of 2 tracks" in caplog.text and f"({sum(baseline) / 2:.3f})" in caplog.text
 
 
+def test_evaluating_the_tree_gives_the_same_numbers(tmp_path):
+    """`mode: test` and `msgld evaluate` are one code; the wav files' 16 bits are between them."""
+    validate(tmp_path, make_output(["A_from_0", "A_from_10", "B_from_0"]))
+    own = json.loads((tmp_path / "val_0/metrics.json").read_text())
+    assert main(["evaluate", "--est", str(tmp_path), "--quiet"]) == 0
+    again = json.loads((tmp_path / "val_0/evaluation/metrics.json").read_text())
+    assert (again["items"], again["tracks"], again["stems"]) == (3, 2, list(STEMS))
+    for part, metric in (("model", "si_sdri"), ("model", "sdr"), ("mixture_as_every_stem", "si_sdr")):
+        for stem in STEMS:
+            assert again[part][stem][metric]["mean"] == pytest.approx(own[part][stem][metric]["mean"], abs=0.02)
+    assert again["msdm"]["all"]["mean"] == pytest.approx(own["msdm"]["all"]["mean"], abs=0.02)
+    assert len(read_rows(tmp_path / "val_0/metrics.csv")) == len(read_rows(tmp_path / "val_0/evaluation/metrics.csv"))
+
+
 def test_generation_without_and_with_targets(tmp_path):
     output = make_output(["A_from_0"], "generation")
     validate(tmp_path, output)
     metrics = json.loads((tmp_path / "val_0/metrics.json").read_text())
     assert set(metrics["frechet"]) == {*STEMS, "all"} and metrics["frechet"]["all"]["frames"] == 3 * FRAMES
     assert metrics["frechet"]["bass"]["log_mel_frechet"] > 0 and "model" not in metrics
+    assert metrics["fad"]["embedding"] == "log_mel" and metrics["fad"]["mixture"]["fad"] > 0
     bare = output | {key: None for key in output if key.startswith("target_")} | {"mixture_log_mel": None}
     validate(tmp_path / "bare", bare, writer=ResultWriter(step=700, max_pictures=1))
     assert not (tmp_path / "bare/target_700").exists()
@@ -177,6 +194,7 @@ def test_arrangement_tree(tmp_path):
     assert {p.name for p in val.iterdir() if p.is_symlink()} == {"stem_0", "stem_2", "stem_mel_0", "stem_mel_2"}
     metrics = json.loads((val / "metrics.json").read_text())
     assert set(metrics["frechet"]) == {"bass", "guitar", "all"} and metrics["generated"] == ["bass", "guitar"]
+    assert set(metrics["fad"]["stems"]) == {"bass", "guitar", "all"} and metrics["fad"]["sub_fad"]["fad"] > 0
 
 
 def test_arrangement_of_one_stem_has_its_published_folder(tmp_path):
@@ -239,9 +257,9 @@ def test_limited_pictures_and_no_log_mels(tmp_path):
     assert {p.stem for p in (tmp_path / "here/val_0/spectrograms").iterdir()} == {"A", "B", "C"}
     bare = make_output(["A"]) | {"log_mels": None, "target_log_mels": None, "mixture_log_mel": None}
     validate(tmp_path / "bare", bare)
-    assert files(tmp_path / "bare/val_0") == {f"{f}/A.wav" for f in (*STEMS, "mix")} | {"metrics.json"}
+    assert files(tmp_path / "bare/val_0") == {f"{f}/A.wav" for f in (*STEMS, "mix")} | {"metrics.json", "metrics.csv"}
     metrics = json.loads((tmp_path / "bare/val_0/metrics.json").read_text())
-    assert metrics["model"]["all"].keys() == {"si_sdr", "si_sdri"}
+    assert metrics["model"]["all"].keys() == {"si_sdr", "si_sdri", "sdr"}
 
 
 def test_reconstructions_of_a_first_stage(tmp_path):
@@ -328,7 +346,7 @@ def test_numbers_of_all_processes_come_together(tmp_path, monkeypatch):
 
 
 def _state(writer: ResultWriter) -> tuple:
-    return writer._about, writer._items, writer._separation, writer._generation, writer._reconstruction
+    return writer._about, writer._items, writer._scores, writer._reconstruction
 
 
 def test_picture(tmp_path):

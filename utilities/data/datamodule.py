@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from latent_diffusion.errors import DataError
 from latent_diffusion.settings import MelSettings
+from utilities.data.augmentation import Augmentation
 from utilities.data.stems import StemDataset
 
 log = logging.getLogger(__name__)
@@ -229,11 +230,12 @@ class StemDataModule(pl.LightningDataModule):
         mel: gives the sample rate and the length of a window.
         batch_size: windows a batch on each device.
         num_workers: loader processes for each of the two loaders.
-        seed: of the order, the shifts and the masking.
+        seed: of the order, the shifts, the masking and the augmentation.
         masking: silence random stems in training.
         shuffle_validation: validate in one fixed shuffled order (useful with `limit_val_batches`) instead of in order.
         valid_batch_size: windows a validation batch; `batch_size` if None.
         drop_last: leave out the last, smaller training batch of an epoch.
+        augmentation: other changes to training items.
     """
 
     def __init__(
@@ -249,6 +251,7 @@ class StemDataModule(pl.LightningDataModule):
         shuffle_validation: bool = False,
         valid_batch_size: int | None = None,
         drop_last: bool = True,
+        augmentation: Augmentation | None = None,
     ) -> None:
         super().__init__()
         # a rank may have no validation window of a small set
@@ -264,6 +267,7 @@ class StemDataModule(pl.LightningDataModule):
         self.shuffle_validation = shuffle_validation
         self.valid_batch_size = valid_batch_size or batch_size
         self.drop_last = drop_last
+        self.augmentation = augmentation
         self.train_dataset: Dataset | None = None
         self.valid_dataset: Dataset | None = None
 
@@ -274,7 +278,9 @@ class StemDataModule(pl.LightningDataModule):
             DataError: a folder is missing or none of its tracks can be used.
         """
         if stage in (None, "fit") and self.train_dataset is None and self.train_data is not None:
-            self.train_dataset = StemDataset(self.train_data, self.stems, self.mel, shift=True, masking=self.masking)
+            self.train_dataset = StemDataset(
+                self.train_data, self.stems, self.mel, True, self.masking, self.augmentation
+            )
         if self.valid_dataset is None and self.valid_data is not None:
             self.valid_dataset = StemDataset(self.valid_data, self.stems, self.mel, shift=False)
 

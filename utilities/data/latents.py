@@ -58,16 +58,19 @@ class LatentDataset(StemDataset):
     the latent frame at or before its start.
 
     Args:
-        dataset: training windows, without masking.
+        dataset: training windows, without masking and augmentation.
         store: the cache; what it lacks counts as unreadable.
 
     Raises:
-        ConfigError: the dataset masks stems, or does not shift.
+        ConfigError: the dataset masks or changes stems, or does not shift.
     """
 
     def __init__(self, dataset: StemDataset, store: LatentStore) -> None:
-        if dataset.masking or not dataset.shift:
-            raise ConfigError("latent cache: found windows with masking or without shift, expected training windows")
+        if dataset.masking or dataset.augmentation or not dataset.shift:
+            raise ConfigError(
+                "latent cache: found windows with masking or augmentation, or without shift, expected training windows "
+                "as the files hold them"
+            )
         self._scanned = dataset.tracks, dataset.left_out
         self.store = store
         super().__init__(dataset.folders, dataset.stems, dataset.mel, shift=True)

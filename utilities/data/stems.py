@@ -26,12 +26,15 @@ from latent_diffusion.errors import DataError
 from latent_diffusion.pipeline import mix
 from latent_diffusion.settings import MelSettings
 from utilities.audio import AudioInfo, audio_info, read_window, resampled_length
+from utilities.data.augmentation import Augmentation
+from utilities.evaluation.metrics import is_silent
 
 log = logging.getLogger(__name__)
 
 STEM_SUFFIXES = (".wav", ".flac")  # in order of preference
 _REASONS_SHOWN = 10
 _SCAN_THREADS = 8
+_REMIX_TRIES = 4  # places that are tried for one that sounds
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,11 @@ class StemDataset(Dataset):
     """Windows of all usable tracks of one or several folders.
 
     An item is {"stems": (S, N) float32 in [-1, 1], "mixture": (N,) = clip(sum of stems, -1, 1),
-    "name": "<track>_from_<second>", "valid_samples": samples that lie within the track}.
+    "name": "<track>_from_<second>", "valid_samples": samples that lie within the track}, and where items are remixed
+    "coherent": whether its stems belong together.
 
-    `dataset[index]` is free of randomness; `dataset[index, seed]` draws shift and masking from the seed alone.
+    `dataset[index]` is free of randomness; `dataset[index, seed]` draws shift, masking and augmentation from the seed
+    alone.
     A file that cannot be read (any more) does not end the run: its item is replaced by a window of the next readable
     track, which is logged once per track and counted in `unreadable`.
 
@@ -60,10 +65,12 @@ class StemDataset(Dataset):
         mel: gives the sample rate and the length of a window.
         shift: training: windows are moved at random; evaluation (False): every window, the rest included.
         masking: silence 0 to S-1 random stems of each item (only where a seed is given).
+        augmentation: other changes to the stems (only where a seed is given).
 
     Attributes:
         tracks: the usable tracks.
         left_out: name of each track that is left out -> the reason.
+        windows: (track index, start in samples) of each item.
 
     Raises:
         DataError: a folder is missing or holds no tracks, or no track can be used.
@@ -76,16 +83,18 @@ class StemDataset(Dataset):
         mel: MelSettings,
         shift: bool,
         masking: bool = False,
+        augmentation: Augmentation | None = None,
     ) -> None:
         self.folders = [Path(folders)] if isinstance(folders, (str, os.PathLike)) else [Path(f) for f in folders]
         self.stems = tuple(stems)
         self.mel = mel
         self.shift = shift
         self.masking = masking
+        self.augmentation = augmentation or Augmentation()
         if not self.stems:
             raise DataError("stems: found none, expected at least one stem name")
         self.tracks, self.left_out = self._scan()
-        self._windows = self._cut()
+        self.windows = self._cut()
         # shared, so that what one loader process finds broken is not reported again by the others
         self._unreadable = torch.zeros(len(self.tracks), dtype=torch.int32).share_memory_()
 
@@ -150,7 +159,7 @@ class StemDataset(Dataset):
     # ---- reading
 
     def __len__(self) -> int:
-        return len(self._windows)
+        return len(self.windows)
 
     @property
     def unreadable(self) -> dict[str, int]:
@@ -159,7 +168,7 @@ class StemDataset(Dataset):
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
         index, seed = item if isinstance(item, tuple) else (item, None)
-        number, start = self._windows[index]
+        number, start = self.windows[index]
         # The replacement depends on the item alone, never on what was read before: a resumed run sees the same.
         for attempt in range(len(self.tracks)):
             track_index = (number + attempt) % len(self.tracks)
@@ -189,15 +198,44 @@ class StemDataset(Dataset):
         window = self.mel.window_samples
         rng = None if seed is None else np.random.default_rng(seed)
         start = self._start(track, start, rng)
-        stems = read_stems(track, start, window, self.mel.sample_rate)
+        # a stream of its own: the windows and the masking are the same with augmentation and without
+        changes = None if seed is None or not self.augmentation else np.random.default_rng([seed, 1])
+        remixed = changes is not None and changes.random() < self.augmentation.remix
+        if remixed:
+            stems = self._remix(track, start, changes)
+        else:
+            stems = read_stems(track, start, window, self.mel.sample_rate)
         if self.masking and rng is not None:
             stems[rng.permutation(len(self.stems))[: rng.integers(0, len(self.stems))]] = 0.0
-        return {
+        if changes is not None:
+            stems = self.augmentation(stems, self.mel.sample_rate, changes)
+        item = {
             "stems": stems,
             "mixture": mix(stems),
             "name": f"{track.name}_from_{self._second(start)}",
             "valid_samples": min(window, track.samples - start),
         }
+        return item | ({"coherent": not remixed} if self.augmentation.remix else {})
+
+    def _remix(self, track: Track, start: int, rng: np.random.Generator) -> Tensor:
+        """Stems (S, N), each of a random window in which it sounds; that of the track itself where none is found."""
+        stems = []
+        for position in range(len(self.stems)):
+            for number, begin in (self.windows[rng.integers(len(self.windows))] for _ in range(_REMIX_TRIES)):
+                other = self.tracks[number]
+                try:
+                    stem = read_stem(
+                        other, position, self._start(other, begin, rng), self.mel.window_samples, self.mel.sample_rate
+                    )
+                except DataError as error:
+                    self._report(number, error)
+                    continue
+                if not is_silent(stem):
+                    break
+            else:
+                stem = read_stem(track, position, start, self.mel.window_samples, self.mel.sample_rate)
+            stems.append(stem)
+        return torch.cat(stems)
 
     def _second(self, start: int) -> str:
         """Start of a window as it stands in the item's name; windows under a second need milliseconds to differ."""
@@ -222,11 +260,14 @@ def read_stems(track: Track, start: int, samples: int, sample_rate: int) -> Tens
     Raises:
         DataError: a file cannot be read, or is no longer as long as it was.
     """
-    stems = [
-        read_window(file, start, samples, sample_rate, mono=True, expected_samples=info.samples)
-        for file, info in zip(track.files, track.infos, strict=True)
-    ]
-    return torch.cat(stems).clamp_(-1.0, 1.0)
+    return torch.cat([read_stem(track, stem, start, samples, sample_rate) for stem in range(len(track.files))])
+
+
+def read_stem(track: Track, stem: int, start: int, samples: int, sample_rate: int) -> Tensor:
+    """As `read_stems`, of one stem by its number: (1, samples)."""
+    file, expected = track.files[stem], track.infos[stem].samples
+    waveform = read_window(file, start, samples, sample_rate, mono=True, expected_samples=expected)
+    return waveform.clamp_(-1.0, 1.0)
 
 
 def _track_folders(folder: Path) -> list[Path]:

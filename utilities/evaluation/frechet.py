@@ -1,31 +1,40 @@
-"""The Frechet distance of two sets of log-mel frames: do generated stems sound like their kind, whatever they play."""
+"""Frechet distances of two sets of feature vectors: do results sound like their kind, whatever they play.
+
+On embeddings of waveforms it is the Frechet audio distance (FAD; Kilgour et al., Interspeech 2019), on log-mel frames
+an offline relative of it. Vectors are never kept: only their sums and products, so that a thousand clips take the
+memory of one.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+FOLDS = 16  # groups of tracks for the jackknife
+
 
 class FrameStatistics:
-    """Mean and covariance of log-mel frames, gathered as they come, and the Frechet distance of two such sets."""
+    """Mean and covariance of feature vectors, gathered as they come, and the Frechet distance of two such sets."""
 
     def __init__(self) -> None:
         self.frames = 0
         self.items = 0
-        self._sum: np.ndarray | None = None  # (M,)
-        self._products: np.ndarray | None = None  # (M, M)
+        self._sum: np.ndarray | None = None  # (D,)
+        self._products: np.ndarray | None = None  # (D, D)
 
-    def add(self, log_mel: Tensor) -> None:
-        """Add one item's frames, (T, M); an item with values that are not finite is left out."""
-        frames = log_mel.detach().to("cpu", torch.float64).numpy()
+    def add(self, vectors: Tensor) -> None:
+        """Add one item's vectors, (T, D); an item with values that are not finite is left out."""
+        frames = vectors.detach().to("cpu", torch.float64).numpy()
         if np.isfinite(frames).all():
             self._take(frames.sum(axis=0), frames.T @ frames, len(frames), 1)
 
     def merge(self, other: FrameStatistics) -> None:
-        """Take over the frames of another set (of another process, or another stem)."""
+        """Take over the vectors of another set (of another process, or another stem)."""
         if other._sum is not None and other._products is not None:
             self._take(other._sum, other._products, other.frames, other.items)
 
@@ -36,10 +45,10 @@ class FrameStatistics:
         self.items += items
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean (M,) and unbiased covariance (M, M).
+        """Mean (D,) and unbiased covariance (D, D).
 
         Raises:
-            ValueError: fewer than two frames.
+            ValueError: fewer than two vectors.
         """
         if self._sum is None or self._products is None or self.frames < 2:
             raise ValueError(f"a covariance needs at least two frames, found {self.frames}")
@@ -64,54 +73,115 @@ class FrameStatistics:
         return max(float(distance), 0.0)
 
 
-class GenerationScores:
-    """Log-mel Frechet distance between generated stems and the reference set's, a stem and all pooled."""
+class FoldedStatistics:
+    """`FrameStatistics` in `FOLDS` groups of tracks, so that each group can be left out."""
 
     def __init__(self) -> None:
-        self.generated: dict[str, FrameStatistics] = {}
-        self.reference: dict[str, FrameStatistics] = {}
+        self.folds = [FrameStatistics() for _ in range(FOLDS)]
 
-    def add(self, stem: str, generated: Tensor, reference: Tensor) -> None:
-        """Add one item's log-mels of a stem.
+    def merge(self, other: FoldedStatistics) -> None:
+        """Take over the vectors of another set, group by group."""
+        for ours, theirs in zip(self.folds, other.folds, strict=True):
+            ours.merge(theirs)
+
+    def total(self, without: int | None = None) -> FrameStatistics:
+        """All groups together, or all but one."""
+        return _merged(fold for i, fold in enumerate(self.folds) if i != without)
+
+
+class FrechetScores:
+    """Frechet distances between results and references, for each group (a stem, "mixture") and all stems pooled.
+
+    Args:
+        name: of the distance in summaries: "fad" for example.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.results: dict[str, FoldedStatistics] = {}
+        self.references: dict[str, FoldedStatistics] = {}
+        self._fold: dict[str, int] = {}  # of each track, in the order in which they came
+
+    def add(self, group: str, track: str, result: Tensor | None = None, reference: Tensor | None = None) -> None:
+        """Add one item's vectors.
 
         Args:
-            stem: the stem's name.
-            generated, reference: natural log-mels (T, M); they need not belong together.
+            group: a stem's name, or "mixture".
+            track: the track that the item is of; tracks are what the interval is over.
+            result, reference: vectors (T, D) of either side or both; they need not belong together.
         """
-        self.generated.setdefault(stem, FrameStatistics()).add(generated)
-        self.reference.setdefault(stem, FrameStatistics()).add(reference)
+        fold = self._fold.setdefault(track, len(self._fold) % FOLDS)
+        for side, vectors in ((self.results, result), (self.references, reference)):
+            folded = side.setdefault(group, FoldedStatistics())
+            if vectors is not None:
+                folded.folds[fold].add(vectors)
 
-    def merge(self, other: GenerationScores) -> None:
-        """Take over the frames of another process."""
-        for ours, theirs in ((self.generated, other.generated), (self.reference, other.reference)):
-            for stem, statistics in theirs.items():
-                ours.setdefault(stem, FrameStatistics()).merge(statistics)
+    def merge(self, other: FrechetScores) -> None:
+        """Take over the vectors of another process."""
+        for ours, theirs in ((self.results, other.results), (self.references, other.references)):
+            for group, statistics in theirs.items():
+                ours.setdefault(group, FoldedStatistics()).merge(statistics)
+        for track in other._fold:
+            self._fold.setdefault(track, len(self._fold) % FOLDS)
 
     def summary(self) -> dict[str, dict[str, Any]]:
-        """`{stem: {"log_mel_frechet", "frames", "reference_frames", "items", "reference_items"}}`, plus stem `"all"`.
+        """`{group: {name, "ci95", "frames", "reference_frames", "items", "reference_items"}}`, plus group `"all"`.
 
-        Items are those that counted: one with values that are not finite does not.
+        Items are those that counted: one with values that are not finite does not. The interval is that of a
+        delete-a-group jackknife over tracks (1.96 standard errors; `None` under two tracks).
+
+        Source: Shao and Tu, "The Jackknife and Bootstrap", 1995, section 2.3.
         """
-        pooled = GenerationScores()
-        for stem in self.generated:
-            pooled.generated.setdefault("all", FrameStatistics()).merge(self.generated[stem])
-            pooled.reference.setdefault("all", FrameStatistics()).merge(self.reference[stem])
-        generated, reference = self.generated | pooled.generated, self.reference | pooled.reference
+        stems = [group for group in self.results if group != "mixture"]
+        pooled = (FoldedStatistics(), FoldedStatistics())
+        for stem in stems:
+            pooled[0].merge(self.results[stem])
+            pooled[1].merge(self.references[stem])
+        pairs = {group: (self.results[group], self.references[group]) for group in self.results}
+        if stems:
+            pairs["all"] = pooled
+        return {group: self._cell(*pair) for group, pair in pairs.items()}
+
+    def _cell(self, results: FoldedStatistics, references: FoldedStatistics) -> dict[str, Any]:
+        result, reference = results.total(), references.total()
+        distance = result.frechet_distance(reference)
         return {
-            stem: {
-                "log_mel_frechet": generated[stem].frechet_distance(reference[stem]),
-                "frames": generated[stem].frames,
-                "reference_frames": reference[stem].frames,
-                "items": generated[stem].items,
-                "reference_items": reference[stem].items,
-            }
-            for stem in generated
+            self.name: distance,
+            "ci95": None if distance is None else _jackknife(results, references, distance),
+            "frames": result.frames,
+            "reference_frames": reference.frames,
+            "items": result.items,
+            "reference_items": reference.items,
         }
 
-    def table(self) -> str:
-        """The summary as lines of text."""
-        rows = [f"{'stem':<12}{'log_mel_frechet':>16}{'frames':>10}"]
-        for stem, values in self.summary().items():
-            distance = values["log_mel_frechet"]
-            rows.append(f"{stem:<12}{'-' if distance is None else f'{distance:.3f}':>16}{values['frames']:>10}")
-        return "\n".join(rows)
+
+def frechet_table(summary: dict[str, dict[str, Any]]) -> str:
+    """A `FrechetScores.summary` as lines of text."""
+    name = next((key for cell in summary.values() for key in cell), "frechet")
+    rows = [f"{'stem':<12}{name:>16}{'95 % interval':>22}{'frames':>10}"]
+    for group, cell in summary.items():
+        value, interval = cell[name], cell["ci95"]
+        text = "-" if value is None else f"{value:.3f}"
+        span = "-" if interval is None else f"{interval[0]:.3f} .. {interval[1]:.3f}"
+        rows.append(f"{group:<12}{text:>16}{span:>22}{cell['frames']:>10}")
+    return "\n".join(rows)
+
+
+def _merged(parts: Iterable[FrameStatistics]) -> FrameStatistics:
+    total = FrameStatistics()
+    for part in parts:
+        total.merge(part)
+    return total
+
+
+def _jackknife(results: FoldedStatistics, references: FoldedStatistics, distance: float) -> list[float] | None:
+    """distance +- 1.96 standard errors from leaving each group of tracks out; `None` for fewer than two groups."""
+    filled = [g for g in range(FOLDS) if results.folds[g].frames or references.folds[g].frames]
+    left_out = [results.total(g).frechet_distance(references.total(g)) for g in filled]
+    values = [value for value in left_out if value is not None]
+    if len(values) < 2:
+        return None
+    mean = math.fsum(values) / len(values)
+    variance = (len(values) - 1) / len(values) * math.fsum((value - mean) ** 2 for value in values)
+    error = 1.96 * math.sqrt(variance)
+    return [max(distance - error, 0.0), distance + error]

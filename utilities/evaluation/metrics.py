@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
+from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio, signal_distortion_ratio
 from torchmetrics.functional.regression import mean_squared_error
 
 from utilities.files import whole_file
@@ -33,6 +33,8 @@ from utilities.files import whole_file
 SILENCE_DBFS = -60.0  # RMS level under which a waveform in [-1, 1] is silent
 FLOOR_DB = -100.0  # SI-SDR of a silent estimate of a target that sounds
 CEILING_DB = 100.0  # SI-SDR of an estimate that equals its target
+_SDR_FILTER = 512  # taps of the distortion that SDR allows
+_SDR_LOADING = 1e-10  # keeps the filter's equations solvable for pure tones; bounds SDR near CEILING_DB
 _CONSTANT_STD = 1e-4  # a log-mel that varies less than this carries nothing but its mean
 
 
@@ -144,6 +146,41 @@ def si_sdr_improvement(
     ours = si_sdr(estimate, target, silence_dbfs)
     mixtures = si_sdr(mixture, target, silence_dbfs)
     return None if ours is None or mixtures is None else ours - mixtures
+
+
+def sdr(estimate: Tensor, target: Tensor, silence_dbfs: float = SILENCE_DBFS) -> float | None:
+    """Signal-to-distortion ratio of BSSEval: any filter of 512 taps on the target counts as no distortion.
+
+    Args:
+        estimate, target: waveforms of one shape, (N,) or (channels, N); each channel has a filter of its own, and the
+            result is the mean over channels whose target sounds.
+        silence_dbfs: RMS level under which a waveform is silent.
+
+    Returns:
+        dB, clipped to [FLOOR_DB, CEILING_DB]; `None` for a silent target, FLOOR_DB for a silent estimate of a target
+        that sounds.
+
+    Raises:
+        ValueError: the shapes differ.
+
+    Source: Vincent, Gribonval and Févotte, "Performance measurement in blind audio source separation", IEEE TASLP 2006.
+    """
+    _pair(estimate, target, torch.float64)  # of one shape
+    channels = zip(estimate.reshape(-1, estimate.shape[-1]), target.reshape(-1, target.shape[-1]), strict=True)
+    found = [value for pair in channels if (value := _channel_sdr(*pair, silence_dbfs)) is not None]
+    return _mean(found) if all(map(math.isfinite, found)) else math.nan
+
+
+def _channel_sdr(estimate: Tensor, target: Tensor, silence_dbfs: float) -> float | None:
+    estimate, target = _pair(estimate, target, torch.float64)
+    if is_silent(target - target.mean() if target.numel() else target, silence_dbfs):
+        return None
+    if not bool(estimate.isfinite().all()):
+        return math.nan
+    if is_silent(estimate - estimate.mean(), silence_dbfs):
+        return FLOOR_DB
+    value = signal_distortion_ratio(estimate, target, filter_length=_SDR_FILTER, load_diag=_SDR_LOADING)
+    return CEILING_DB if bool(value.isnan()) else _clip_db(value)  # rounding puts a perfect estimate's just beyond 1
 
 
 def _pair(estimate: Tensor, target: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from utilities.evaluation.metrics import (
     is_silent,
     log_mel_mse,
     log_mel_si_sdr,
+    sdr,
     si_sdr,
 )
 
@@ -23,12 +24,16 @@ NOTES = (
     "log_mel_si_sdr is as published: no mean removed. It says little, because the mean of log-mels dominates: the bare "
     "mixture scores about 10 dB and silence 8 dB. Read log_mel_si_sdr_zero_mean and si_sdr instead.",
     "all: every stem of every item. sounding: without the stems whose target is silent in that item. A silent target "
-    f"(RMS level below {SILENCE_DBFS:g} dBFS) has no si_sdr, si_sdri or log_mel_si_sdr_zero_mean and counts as silent; "
+    f"(RMS level below {SILENCE_DBFS:g} dBFS) has no si_sdr, si_sdri, sdr or log_mel_si_sdr_zero_mean and is counted; "
     f"a silent estimate of a sounding target has {FLOOR_DB:g} dB; values are clipped to {FLOOR_DB:g} .. "
     f"{CEILING_DB:g} dB.",
+    "sdr is BSSEval's: a filter of 512 taps on the target counts as no distortion. si_sdri is si_sdr less the "
+    "mixture's. All three compare phases: a vocoder, which invents them, is far below zero whatever it sounds like.",
+    "msdm_si_sdri: si_sdri on chunks of 4 s that overlap by 2 s, without silent chunks and those in which one stem "
+    "only sounds; see utilities/evaluation/chunks.py.",
     "ci95: percentile bootstrap over tracks, null under two tracks. invalid: estimates that were not finite.",
 )
-_COLUMNS = ("log_mel_mse", "log_mel_si_sdr", "log_mel_si_sdr_zero_mean", "si_sdr", "si_sdri")
+_COLUMNS = ("log_mel_mse", "log_mel_si_sdr", "log_mel_si_sdr_zero_mean", "si_sdr", "si_sdri", "sdr")
 
 
 class SeparationScores:
@@ -52,7 +57,8 @@ class SeparationScores:
     ) -> None:
         """Score one stem of one item.
 
-        Waveforms are (n,), log-mels (T, M); the longer ones are cut to the shortest (a vocoder adds a few samples).
+        Waveforms are (n,) or (channels, n), log-mels (T, M); the longer ones are cut to the shortest (a vocoder
+        adds a few samples).
 
         Args:
             item, stem: names.
@@ -67,7 +73,9 @@ class SeparationScores:
         ours, baseline = si_sdr(waveform, target), si_sdr(mixture, target)
         self.model.add(item, stem, "si_sdr", ours)
         self.model.add(item, stem, "si_sdri", None if ours is None or baseline is None else ours - baseline)
+        self.model.add(item, stem, "sdr", sdr(waveform, target))
         self.mixture.add(item, stem, "si_sdr", baseline)
+        self.mixture.add(item, stem, "sdr", sdr(mixture, target))
         if target_log_mel is None:
             return
         for table, estimate in ((self.model, log_mel), (self.mixture, mixture_log_mel)):
@@ -107,12 +115,17 @@ class SeparationScores:
 def separation_table(summary: dict[str, Any]) -> str:
     """The means of a `SeparationScores.summary` as lines of text, the baseline's in brackets."""
     ours, baseline = summary["model"], summary["mixture_as_every_stem"]
-    rows = [f"{'stem':<12}" + "".join(f"{name:>26}" for name in _COLUMNS)]
+    columns = [name for name in _COLUMNS if name in ours["all"]]
+    rows = [f"{'stem':<12}" + "".join(f"{name:>{_width(name)}}" for name in columns)]
     for group in ours:
         cells = []
-        for name in _COLUMNS:
+        for name in columns:
             value, other = (part.get(group, {}).get(name, {}).get("mean") for part in (ours, baseline))
             text = "-" if value is None else f"{value:.3f}"
-            cells.append(f"{text if other is None else f'{text} ({other:.3f})':>26}")
+            cells.append(f"{text if other is None else f'{text} ({other:.3f})':>{_width(name)}}")
         rows.append(f"{group:<12}" + "".join(cells))
     return "\n".join(rows)
+
+
+def _width(column: str) -> int:
+    return max(len(column), 16) + 2

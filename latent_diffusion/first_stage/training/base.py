@@ -15,13 +15,12 @@ from latent_diffusion.first_stage.mel import SILENCE, LogMel
 from latent_diffusion.first_stage.training.segments import (
     cut,
     draw_segments,
-    rate_factor,
     segment_weights,
     step_generator,
 )
+from latent_diffusion.rates import SCHEDULES, rate_factor
 from latent_diffusion.settings import MelSettings
 
-SCHEDULES = ("constant", "exponential", "cosine")
 FADING = 1.0  # nepers above the log-mel of digital silence from which a bin counts as sound
 
 
@@ -110,13 +109,11 @@ class AdversarialTraining(pl.LightningModule):
     # Optimisation
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """AdamW for the network and AdamW for its discriminator, in this order."""
+        """AdamW for the network and, where it has one, AdamW for its discriminator, in this order."""
         o = self.optimiser_settings
-        discriminator = self.loss.discriminator.parameters()
-        return [
-            torch.optim.AdamW(self.trained_parameters(), lr=o.base_learning_rate, betas=o.betas),
-            torch.optim.AdamW(discriminator, lr=o.disc_learning_rate or o.base_learning_rate, betas=o.betas),
-        ]
+        rates = {0: o.base_learning_rate, 1: o.disc_learning_rate or o.base_learning_rate}
+        trained = [self.trained_parameters(), list(self.loss.discriminator.parameters())]
+        return [torch.optim.AdamW(p, lr=rates[i], betas=o.betas) for i, p in enumerate(trained) if p]
 
     def on_fit_start(self) -> None:
         """Refuse the one precision that manual optimisation with clipping cannot do right."""
@@ -143,7 +140,8 @@ class AdversarialTraining(pl.LightningModule):
             Norm of the gradient before clipping, detached.
         """
         o = self.optimiser_settings
-        optimiser = self.optimizers()[index]
+        optimisers = self.optimizers()
+        optimiser = optimisers[index] if isinstance(optimisers, list) else optimisers  # Lightning unpacks a single one
         base = (o.disc_learning_rate or o.base_learning_rate) if index else o.base_learning_rate
         # Set from the step, not by a stateful scheduler: nothing to lose when the run is killed.
         factor = rate_factor(o.lr_schedule, self.train_step, o.lr_warmup_steps, o.lr_decay_steps, o.lr_final)
@@ -220,7 +218,7 @@ class AdversarialTraining(pl.LightningModule):
         for part, expected in self.settings_dict().items():
             stored = found["settings"].get(part, {})
             for key, value in expected.items():
-                if stored.get(key) != value:
+                if key in stored and stored[key] != value:  # keys younger than the checkpoint are not in it
                     raise CheckpointError(
                         f"checkpoint: {part} {key} is {stored.get(key)}, the configuration says {value}; "
                         "make them equal or train from the start"

@@ -24,6 +24,7 @@ from latent_diffusion.first_stage.training.discriminators import PatchDiscrimina
 from latent_diffusion.settings import MelSettings
 
 QUIETEST = 0.01  # rms of STFT magnitudes, about -66 dB for noise in frames of 1024
+QUIETEST_BIN = 10**-3.5  # magnitude below which bins count as equal
 RECONSTRUCTION_LOSSES = {"l1": F.l1_loss, "l2": F.mse_loss}
 
 
@@ -151,6 +152,29 @@ class MultiResolutionSTFTLoss(nn.Module):
                 convergence = (wanted - found).norm() / wanted.norm().clamp(min=whisper)
                 total = total + convergence + F.l1_loss(found.log(), wanted.log())
         return total / len(self.ffts)
+
+
+class SpectralLoss(nn.Module):
+    """The spectral vocoder's objective: spectral convergence and log-magnitude distance of what it draws.
+
+    The two terms of `MultiResolutionSTFTLoss`, at the front end's own resolution and before any phase; no
+    discriminator, no settings.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.settings = VocoderLossSettings(disc_start=-1)
+        self.discriminator = nn.Module()
+
+    def generator(self, real: Tensor, fake: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar loss of magnitudes (B, T, F), each item's convergence for itself, and its parts, detached."""
+        whisper = QUIETEST * real[0].numel() ** 0.5
+        apart, size = (x.flatten(1).norm(dim=1) for x in (fake - real, real))
+        parts = {
+            "convergence": (apart / size.clamp(min=whisper)).mean(),
+            "log_magnitude": F.l1_loss(*(x.clamp(min=QUIETEST_BIN).log() for x in (fake, real))),
+        }
+        return sum(parts.values()), {name: value.detach() for name, value in parts.items()}
 
 
 class AutoencoderLoss(nn.Module):

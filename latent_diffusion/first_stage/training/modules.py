@@ -10,17 +10,20 @@ from torch import Tensor, nn
 
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.first_stage.autoencoder import AutoencoderKL, DiagonalGaussian
+from latent_diffusion.first_stage.first_stage import build_vocoder
 from latent_diffusion.first_stage.mel import SILENCE
+from latent_diffusion.first_stage.patches import fit_patches
+from latent_diffusion.first_stage.spectral import SpectralVocoder
 from latent_diffusion.first_stage.training.base import AdversarialTraining, OptimiserSettings, SegmentSettings
 from latent_diffusion.first_stage.training.discriminators import PatchDiscriminator
 from latent_diffusion.first_stage.training.losses import (
     AutoencoderLoss,
     AutoencoderLossSettings,
+    SpectralLoss,
     VocoderLoss,
     VocoderLossSettings,
 )
 from latent_diffusion.first_stage.training.segments import step_generator
-from latent_diffusion.first_stage.vocoder import HiFiGAN
 from latent_diffusion.noise import NoiseSource
 from latent_diffusion.settings import AutoencoderSettings, MelSettings, VocoderSettings
 
@@ -32,6 +35,9 @@ class AutoencoderTraining(AdversarialTraining):
 
     `state_dict()` has the layout of the published vae-ckpt: encoder.*, decoder.*, quant_conv.*, post_quant_conv.*
     and loss.discriminator.*.
+
+    The maps of a patch autoencoder are the principal components of the first batch; what is trained is the rest of its
+    decoder.
 
     Args:
         settings: the VAE.
@@ -102,8 +108,9 @@ class AutoencoderTraining(AdversarialTraining):
                 )
         self.settings = settings
         autoencoder = AutoencoderKL(settings)
-        # Log-mels lie around half the log-mel of silence; starting there saves thousands of steps of moving a bias.
-        nn.init.constant_(autoencoder.decoder.conv_out.bias, SILENCE / 2)
+        if settings.kind == "conv":
+            # Log-mels lie around half the log-mel of silence; starting there saves thousands of steps of moving a bias.
+            nn.init.constant_(autoencoder.decoder.conv_out.bias, SILENCE / 2)
         for name, child in autoencoder.named_children():
             self.add_module(name, child)
         # In a tuple, out of nn.Module's sight: its parts stand at the top level already and must not be listed twice.
@@ -115,7 +122,9 @@ class AutoencoderTraining(AdversarialTraining):
         return self._autoencoder[0]
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """Encoder, decoder and the two 1x1 convolutions between them."""
+        """Encoder, decoder and the two 1x1 convolutions between them; of patches, only what corrects their decoding."""
+        if self.settings.kind == "patch":
+            return self.autoencoder.decoder.correction_parameters()
         return list(self.autoencoder.parameters())
 
     def settings_dict(self) -> dict[str, Any]:
@@ -147,6 +156,8 @@ class AutoencoderTraining(AdversarialTraining):
         waveforms = stems_and_mixture(batch).flatten(0, 1)
         with torch.no_grad():
             log_mel = self.log_mel_of(waveforms)
+        if self.settings.kind == "patch" and self.train_step == 0:
+            fit_patches(self.autoencoder, log_mel)
         drawn = self.draw(waveforms, generator)
         target = (log_mel if drawn is None else self.cut_frames(log_mel, *drawn))[:, None]
         optimiser, disc_optimiser = self.optimizers()
@@ -196,17 +207,17 @@ class AutoencoderTraining(AdversarialTraining):
 
 
 class VocoderTraining(AdversarialTraining):
-    """Trains the HiFi-GAN generator on short random segments of the stems.
+    """Trains a HiFi-GAN generator or a spectral vocoder on short random segments of the stems.
 
     Segments are drawn from all places of all stems in the batch. Silent ones teach a vocoder little, yet it must
     know silence: they are drawn with `silence_weight` against 1.
 
-    `state_dict()` has generator.* (with weight norm) and loss.discriminator.*.
+    `state_dict()` has generator.* (with weight norm) and loss.discriminator.*; a spectral vocoder has neither.
 
     Args:
         settings: the generator.
         mel: the front end.
-        loss: the objective.
+        loss: the objective of a HiFi-GAN; a spectral vocoder's has no settings (see `SpectralLoss`).
         segment_frames: length of a segment in mel frames; 0 for whole windows.
         segments_per_step: how many segments a step; 0 for as many as the batch has stems.
         (the others): as in `AutoencoderTraining`.
@@ -237,7 +248,7 @@ class VocoderTraining(AdversarialTraining):
         settings, mel, loss = settings or VocoderSettings(), mel or MelSettings(), loss or VocoderLossSettings()
         super().__init__(
             mel,
-            VocoderLoss(loss, mel),
+            SpectralLoss() if settings.kind == "spectral" else VocoderLoss(loss, mel),
             OptimiserSettings(
                 base_learning_rate=base_learning_rate,
                 disc_learning_rate=disc_learning_rate,
@@ -251,6 +262,15 @@ class VocoderTraining(AdversarialTraining):
             SegmentSettings(segment_frames, segments_per_step, silence_db, silence_weight),
             seed,
         )
+        if settings.num_mels != mel.n_mels:
+            raise ConfigError(f"vocoder num_mels: found {settings.num_mels}, expected the {mel.n_mels} mel bins")
+        if settings.kind == "hifigan":
+            self._check_sizes(settings, loss)
+        self.settings = settings
+        self.generator = build_vocoder(settings, mel)
+
+    def _check_sizes(self, settings: VocoderSettings, loss: VocoderLossSettings) -> None:
+        mel, segment_frames = self.mel_settings, self.segments.frames
         samples = (segment_frames or mel.frames) * mel.hop_length
         needed = max([mel.n_fft, *(loss.stft_ffts if loss.stft_weight > 0 else ())]) // 2 + 1
         if samples < needed:
@@ -258,15 +278,11 @@ class VocoderTraining(AdversarialTraining):
                 f"segment_frames: found {segment_frames} ({samples} samples), expected at least "
                 f"{-(-needed // mel.hop_length)} for the FFTs of the loss"
             )
-        if settings.num_mels != mel.n_mels:
-            raise ConfigError(f"vocoder num_mels: found {settings.num_mels}, expected the {mel.n_mels} mel bins")
         factor = int(torch.tensor(settings.upsample_rates).prod())
         if factor != mel.hop_length:
             raise ConfigError(
                 f"vocoder upsample_rates: their product is {factor}, expected the hop_length {mel.hop_length}"
             )
-        self.settings = settings
-        self.generator = HiFiGAN(settings)
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """The generator's."""
@@ -290,6 +306,26 @@ class VocoderTraining(AdversarialTraining):
         """
         waveforms = batch["stems"].flatten(0, 1)[:, : self.mel_settings.window_samples]
         drawn = self.draw(waveforms, self.generator_of_step())
+        parts = self._step_spectrum if isinstance(self.generator, SpectralVocoder) else self._step_waveform
+        self.log_parts("train", parts(waveforms, drawn), len(waveforms if drawn is None else drawn[0]))
+        self.train_step += 1
+
+    def _step_spectrum(self, waveforms: Tensor, drawn: tuple[Tensor, Tensor] | None) -> dict[str, Tensor]:
+        """One step of a spectral vocoder on waveforms (P, N), or the segments drawn from them; what to log."""
+        with torch.no_grad():
+            frames = waveforms.shape[-1] // self.mel_settings.hop_length
+            if drawn is None:
+                real = self.log_mel.magnitudes(waveforms)[:, :frames]
+            else:
+                rows, position = drawn[0].unique(return_inverse=True)
+                spectra = self.log_mel.magnitudes(waveforms[rows.to(waveforms.device)])[:, :frames]
+                real = self.cut_frames(spectra, position, drawn[1])
+            log_mel = self.log_mel.from_magnitudes(real)
+        loss, parts = self.loss.generator(real, self.generator.magnitudes(log_mel))
+        return parts | {"loss": loss.detach(), "gradient_norm": self.optimise(0, loss)}
+
+    def _step_waveform(self, waveforms: Tensor, drawn: tuple[Tensor, Tensor] | None) -> dict[str, Tensor]:
+        """One step of a HiFi-GAN on waveforms (P, N), or the segments drawn from them; what to log."""
         with torch.no_grad():
             # Log-mels of whole windows, then cut: a segment's first and last frames see what surrounds them, as in use.
             if drawn is None:
@@ -316,8 +352,7 @@ class VocoderTraining(AdversarialTraining):
         parts |= {"loss": loss.detach()} | generator_parts
         parts["gradient_norm"] = self.optimise(0, loss)
         self.untoggle_optimizer(optimiser)
-        self.log_parts("train", parts, len(real))
-        self.train_step += 1
+        return parts
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Copy synthesis: every stem's whole window to log-mel and back.

@@ -1,0 +1,125 @@
+"""What makes a separation better: the posterior mean, averages, further passes, masks in a batch run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from latent_diffusion.errors import ConfigError
+from latent_diffusion.noise import generators, randn
+from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings
+from latent_diffusion.tasks import Arrangement, Generation, Separation
+from tests.tiny import MEL, STEMS, batch, model, pipeline, tones
+
+MEAN = SamplingSettings("mean")
+
+
+@pytest.fixture(scope="module")
+def tiny() -> MultiTrackPipeline:
+    """A pipeline whose network predicts v."""
+    return pipeline()
+
+
+def test_the_mean_is_the_last_timesteps_guess(tiny: MultiTrackPipeline) -> None:
+    """Held against the formula, z0 = sqrt(abar) z - sqrt(1 - abar) v at t = T - 1."""
+    mixture = batch(2)["mixture"]
+    found = tiny.run(Separation(), mixture, None, [3, 4], MEAN).latents
+    sources = generators([3, 4])
+    condition = tiny.encode(mixture, sources)[0]
+    last = tiny.schedule.num_timesteps - 1
+    z = randn((2, 4, *tiny.settings.latent_shape), sources, condition)
+    v = tiny.unet(z, torch.tensor([last, last]), condition)
+    abar = tiny.schedule.alphas_cumprod[last]
+    torch.testing.assert_close(found, abar.sqrt() * z - (1 - abar).sqrt() * v)
+    assert abar < 1e-3, "the noise must say next to nothing about the stems"
+
+
+def test_the_mean_needs_one_call(tiny: MultiTrackPipeline) -> None:
+    calls = []
+    tiny.separate(tones(900, 1), MEL.sample_rate, sampling=MEAN, progress=lambda *done: calls.append(done))
+    assert calls == [(1, 1)]
+
+
+def test_averages_of_independent_results(tiny: MultiTrackPipeline) -> None:
+    mixture, sampling = batch(2)["mixture"], SamplingSettings(steps=2)
+    seeds = [[1, 2], [1 + 1_000_003, 2 + 1_000_003]]
+    single = [tiny.run(Separation(), mixture, None, each, sampling) for each in seeds]
+    both = tiny.run(Separation(), mixture, None, seeds[0], replace(sampling, average=2))
+    assert (single[0].log_mels - single[1].log_mels).abs().max() > 0.01
+    torch.testing.assert_close(both.log_mels, (single[0].log_mels + single[1].log_mels) / 2, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(both.latents, (single[0].latents + single[1].latents) / 2, atol=1e-4, rtol=1e-4)
+    assert both.waveforms.shape == single[0].waveforms.shape
+
+
+@pytest.mark.parametrize("overlap", [0.25, 0.0])
+@pytest.mark.parametrize("seconds", [0.2, 1.0])
+def test_averages_of_whole_songs(tiny: MultiTrackPipeline, seconds: float, overlap: float) -> None:
+    """They sum to the song, whatever the batch size; the progress ends where it says."""
+    song, calls, made = tones(round(seconds * MEL.sample_rate), 2).numpy(), [], []
+    sampling = SamplingSettings(steps=2, average=3, passes=2, overlap=overlap, section_windows=2)
+    for size in (1, 4):
+        stems = tiny.separate(
+            song,
+            MEL.sample_rate,
+            sampling=replace(sampling, batch_size=size),
+            progress=lambda *done: calls.append(done),
+        )
+        made.append(torch.stack(list(stems.values())))
+        assert calls[-1][0] == calls[-1][1] and calls == sorted(calls)
+        calls.clear()
+    torch.testing.assert_close(made[0].sum(0), torch.from_numpy(song), atol=1e-5, rtol=0)
+    torch.testing.assert_close(made[0], made[1], atol=1e-4, rtol=0)
+    alone = tiny.separate(song, MEL.sample_rate, sampling=replace(sampling, average=1))
+    assert (made[0] - torch.stack(list(alone.values()))).abs().max() > 1e-3
+
+
+def test_a_further_pass_starts_from_what_was_cut_out(tiny: MultiTrackPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is one call, at the middle of the schedule, on the cut-out stems with that level's noise."""
+    seen = []
+    unet = tiny.unet
+
+    def watched(z: torch.Tensor, t: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        seen.append((z, t))
+        return unet(z, t, condition)
+
+    monkeypatch.setattr(tiny, "unet", watched)
+    mixture = batch(1)["mixture"]
+    first = tiny.run(Separation(), mixture, None, [1], MEAN)
+    seen.clear()
+    tiny.run(Separation(), mixture, None, [1], replace(MEAN, passes=2))
+    assert [int(t[0]) for _, t in seen] == [tiny.schedule.num_timesteps - 1, 500]
+    cut = tiny.encode(tiny._cut_out(mixture, first.log_mels))[0]
+    abar = tiny.schedule.alphas_cumprod[500]
+    noise = (seen[1][0] - abar.sqrt() * cut) / (1 - abar).sqrt()
+    assert abs(float(noise.mean())) < 0.1 and abs(float(noise.std()) - 1) < 0.1
+    assert float((noise * cut).mean() / cut.std()) == pytest.approx(0, abs=0.1)
+
+
+def test_masks_in_a_batch_run(tiny: MultiTrackPipeline) -> None:
+    mixture = batch(2)["mixture"]
+    plain, cut = (tiny.run(Separation(refine=kind), mixture, None, [0, 1], MEAN) for kind in ("none", "mask"))
+    torch.testing.assert_close(cut.waveforms.sum(1), mixture, atol=1e-5, rtol=0)
+    torch.testing.assert_close(cut.log_mels, plain.log_mels)
+    whole = tiny.separate(mixture[0], MEL.sample_rate, sampling=MEAN, refine="none")
+    assert set(whole) == set(STEMS) and (plain.waveforms - cut.waveforms).abs().max() > 1e-3
+
+
+def test_what_makes_no_sense(tiny: MultiTrackPipeline) -> None:
+    for values, name in (({"average": 0}, "average"), ({"passes": 0}, "passes")):
+        with pytest.raises(ConfigError, match=f"{name}: found 0, expected at least 1"):
+            SamplingSettings(**values)
+    for task in (Generation(), Arrangement(generate=("bass",))):
+        for sampling, message in (
+            (SamplingSettings(average=2), "average: found 2, expected 1"),
+            (SamplingSettings(passes=2), "passes: found 2, expected 1"),
+            (MEAN, "sampler 'mean': for separation"),
+        ):
+            with pytest.raises(ConfigError, match=message):
+                tiny.run(task, None, batch(1)["stems"], [0], sampling)
+    noise_model = model().eval().pipeline
+    with pytest.raises(ConfigError, match="sampler 'mean': the model predicts noise, expected x0 or v"):
+        noise_model.separate(tones(900, 1), MEL.sample_rate, sampling=MEAN)
+    with pytest.raises(ConfigError, match="refine: found 'clean', expected one of mask, none"):
+        Separation(refine="clean")

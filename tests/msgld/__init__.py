@@ -1,0 +1,1 @@
+"""The msgld command."""

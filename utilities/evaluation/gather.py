@@ -1,0 +1,288 @@
+"""Collects what belongs on a report: of a run folder, of an evaluation, or of any folder of stems."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from latent_diffusion.errors import DataError
+from utilities.evaluation.charts import Curve, smoothed
+from utilities.evaluation.chunks import METRIC as CHUNK_METRIC
+from utilities.evaluation.evaluate import Evaluation
+from utilities.evaluation.folders import MIXTURE, Item, newest_results, read_mixtures, read_tree, targets_of
+from utilities.evaluation.labels import LABELS
+from utilities.evaluation.metrics import track_of
+from utilities.evaluation.mixers import PageItem, Sound
+from utilities.evaluation.report import Cell, Page, write_page
+from utilities.evaluation.scores import read_rows
+from utilities.training_view import panels_of, read_training
+
+log = logging.getLogger(__name__)
+
+_PACKAGES = ("torch", "torchaudio", "pytorch-lightning", "torchmetrics", "numpy", "soundfile")
+_HISTORY_STEPS = 6
+
+
+def run_page(folder: Path, most: int = 20) -> Page:
+    """The report of a run: its newest results, its training, its configuration.
+
+    Args:
+        folder: the run's, or one of its `val_<step>`.
+        most: how many items can be heard.
+
+    Raises:
+        DataError: there is nothing to report.
+    """
+    run = folder.parent if folder.name.startswith("val_") else folder
+    root = newest_results(folder) or (folder if folder.name.startswith("val_") else None)
+    curves = read_training(run)
+    if root is None and not curves:
+        raise DataError(f"{folder}: found neither results (val_<step>) nor a training, expected the folder of a run")
+    config, texts = _configuration(run)
+    page = Page(run.resolve().name, "", texts=texts, curves=_curves(curves))
+    metrics: dict[str, Any] = {}
+    if root is not None:
+        metrics = _json(root / "metrics.json")
+        page.rows = read_rows(root / "metrics.csv") if (root / "metrics.csv").is_file() else []
+        page.scores, page.notes = score_cells(metrics), metrics.get("notes", [])
+        page.target_title = "Reference" if metrics.get("task") == "generation" else "Target"
+        page.items = _tree_items(root, metrics, page.rows, most)
+        page.history = _history(run, metrics, [item.name for item in page.items])
+    page.lead = _lead(metrics, page.curves)
+    page.about = {"Run": str(run), "Results": str(root or ""), **_about_config(config), **versions()}
+    return page
+
+
+def write_run_report(folder: Path) -> None:
+    """Write a run's report.html; the run stands without it where it cannot be written."""
+    try:
+        write_page(folder / "report.html", run_page(folder))
+    except (OSError, ValueError, DataError) as error:
+        log.warning("no report: %s", error)
+        log.debug("%s", folder, exc_info=True)
+
+
+def evaluation_page(found: Evaluation, estimates: Path, most: int = 20) -> Page:
+    """The report of `msgld evaluate`."""
+    items = []
+    for name in choose(found.items, most):
+        item, truth, mixture = found.items[name]
+        items.append(_page_item(name, item, truth, mixture, found.rows, found.metrics["stems"]))
+    texts = {f"Notes on {len(found.problems)} files": "\n".join(found.problems)} if found.problems else {}
+    about = {"Results": found.metrics["estimates"], "References": found.metrics["references"]}
+    about |= {"Embedding": found.metrics["embedding"], "Seed": str(found.metrics["seed"]), **versions()}
+    name = estimates.resolve().name
+    scores, notes = score_cells(found.metrics), found.metrics.get("notes", [])
+    return Page(name, _lead(found.metrics, []), scores, found.rows, items, about=about, texts=texts, notes=notes)
+
+
+def folder_page(folder: Path, references: Path | None, mixtures: Path | None, most: int = 20) -> Page:
+    """The report of any folder of stems: nothing is scored.
+
+    Raises:
+        DataError: a folder cannot be used.
+    """
+    tree = read_tree(folder, "DIR")
+    truths = read_tree(references, "--ref").items if references else {}
+    if references is None and (target := targets_of(tree.root)):
+        truths = read_tree(target, "--ref").items
+    given = read_mixtures(mixtures) if mixtures else {}
+    items = []
+    for name in choose(tree.items, most):
+        short = name.rpartition("/")[2]
+        truth = truths.get(name) or truths.get(short) or {}
+        mixture = given.get(name) or given.get(short)
+        items.append(_page_item(name, tree.items[name], truth, mixture, [], tree.stems))
+    lead = f"{len(tree.items)} items in {folder}" + (f", {len(items)} of them here." if most < len(tree.items) else ".")
+    return Page(folder.resolve().name, lead, items=items, about={"Folder": str(folder), **versions()})
+
+
+# ---- items ---------------------------------------------------------------------------------------------------------
+
+
+def choose(names: Iterable[str], most: int) -> list[str]:
+    """So many items, of as many tracks as there are: the first of each, then the second of each, and so on."""
+    by_track: dict[str, list[str]] = {}
+    for name in sorted(names):
+        by_track.setdefault(track_of(name), []).append(name)
+    turns = [(turn, track) for track, items in by_track.items() for turn in range(len(items))]
+    return sorted(by_track[track][turn] for turn, track in sorted(turns)[:most])
+
+
+def _tree_items(root: Path, metrics: Mapping[str, Any], rows: list[dict[str, Any]], most: int) -> list[PageItem]:
+    tree, target = read_tree(root, "results"), targets_of(root)
+    truths = read_tree(target, "targets").items if target else {}
+    chosen = choose(tree.items, most)
+    if not rows:
+        chosen = sorted(chosen, key=lambda name: name not in truths)
+    given = [s for s in metrics.get("stems", []) if s not in metrics.get("generated", metrics.get("stems", []))]
+    items = []
+    for name in chosen:
+        result, truth = dict(tree.items[name]), truths.get(name, {})
+        result |= {stem: truth[stem] for stem in given if stem in truth}
+        item = _page_item(name, result, truth, None, rows, metrics.get("stems") or tree.stems)
+        item.numbers |= {stem: [("given", "")] for stem in given}
+        items.append(item)
+    return items
+
+
+def _page_item(
+    name: str, result: Item, truth: Item, mixture: Path | None, rows: Sequence[Mapping[str, Any]], stems: Sequence[str]
+) -> PageItem:
+    """A mixer: mixture first, then the stems in their order, targets beside results."""
+    stems = list(dict.fromkeys([*stems, *(stem for stem in (*result, *truth) if stem != MIXTURE)]))
+    mixed = mixture or truth.get(MIXTURE)
+    mixed_of = (mixed,) if mixed else tuple(truth[stem] for stem in stems if stem in truth)
+    sounds = [Sound(mixed_of, "target", "")] if mixed_of else []
+    made = tuple(result[stem] for stem in stems if stem in result)
+    made_of = (result[MIXTURE],) if MIXTURE in result else made if len(made) > 1 else ()
+    sounds += [Sound(made_of, "result", "")] if made_of else []
+    for stem in stems:
+        sounds += [Sound((truth[stem],), "target", stem)] if stem in truth else []
+        sounds += [Sound((result[stem],), "result", stem)] if stem in result else []
+    return PageItem(name, sounds, {row["stem"]: _lines(row) for row in rows if row["item"] == name})
+
+
+def _lines(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What stands under a stem's name."""
+    lines = []
+    mse, baseline, si_sdri = (row.get(key) for key in ("log_mel_mse", "mixture_log_mel_mse", "si_sdri"))
+    if mse is not None:
+        lines.append(("log-mel MSE", f"{mse:.1f}" + (f" / {baseline:.1f}" if baseline is not None else "")))
+    if row.get("silent"):
+        lines.append(("target is silent", ""))
+    elif si_sdri is not None:
+        lines.append(("SI-SDRi", f"{si_sdri:.1f} dB".replace("-", "−")))
+    return lines
+
+
+def _history(run: Path, metrics: Mapping[str, Any], names: Sequence[str]) -> list[PageItem]:
+    """One item's stems at several validations: the first item that all of them have."""
+    steps = sorted(int(tree.name[4:]) for tree in run.glob("val_*") if tree.name[4:].isdecimal())
+    if len(steps) < 2:
+        return []
+    spread = {steps[round(i * (len(steps) - 1) / (_HISTORY_STEPS - 1))] for i in range(_HISTORY_STEPS)}
+    trees = {step: read_tree(run / f"val_{step}", "results").items for step in sorted(spread)}
+    name = next((name for name in names if all(name in items for items in trees.values())), None)
+    if name is None:
+        return []
+    last = max(trees)
+    target = targets_of(run / f"val_{last}")
+    truth = read_tree(target, "targets").items.get(name, {}) if target else {}
+    paired = metrics.get("task") != "generation"
+    items = []
+    for stem in metrics.get("stems", []):
+        having = {step: found[name][stem] for step, found in trees.items() if stem in found[name]}
+        sounds = [Sound((file,), "result", f"step {step:,}") for step, file in having.items()]
+        if not sounds:
+            continue
+        sounds += [Sound((truth[stem],), "result", "target")] if stem in truth and paired else []
+        items.append(PageItem(f"{name}: {stem}", sounds, heard={("result", f"step {last:,}")}))
+    return items
+
+
+# ---- numbers and words ---------------------------------------------------------------------------------------------
+
+
+def score_cells(metrics: Mapping[str, Any]) -> dict[str, dict[str, Cell]]:
+    """The table of scores: group -> metric -> cell, from a metrics.json."""
+    cells: dict[str, dict[str, Cell]] = {}
+    baseline = metrics.get("mixture_as_every_stem", {})
+    for group, found in metrics.get("model", {}).items():
+        for metric in (name for name in LABELS if name in found):
+            value, other = found[metric], baseline.get(group, {}).get(metric, {}).get("mean")
+            cells.setdefault(group, {})[metric] = Cell(value["mean"], value["ci95"], other, value["silent"])
+    for group, value in metrics.get("msdm", {}).items():
+        if group != "about":
+            cells.setdefault(group, {})[CHUNK_METRIC] = Cell(value["mean"], value["ci95"])
+    for group, value in metrics.get("frechet", {}).items():
+        cells.setdefault(group, {})["log_mel_frechet"] = Cell(value["log_mel_frechet"], value["ci95"])
+    fad = metrics.get("fad", {})
+    named = {"mixture": fad.get("mixture"), "mixture (sub-FAD)": fad.get("sub_fad")}
+    for group, value in (fad.get("stems", {}) | {name: cell for name, cell in named.items() if cell}).items():
+        cells.setdefault(group, {})["fad"] = Cell(value["fad"], value["ci95"])
+    order = [*metrics.get("stems", []), *cells]
+    return {group: cells[group] for group in dict.fromkeys(order) if group in cells}
+
+
+def _lead(metrics: Mapping[str, Any], curves: Sequence[Any]) -> str:
+    """The sentence under the title."""
+    if not metrics:
+        return "A training without results yet." if curves else ""
+    step = f" at step {metrics['step']:,}" if metrics.get("step") is not None else ""
+    counts = f"{metrics.get('items', 0):,} items of {metrics.get('tracks', 0):,} tracks"
+    fad = metrics.get("fad", {}).get("embedding")
+    return f"{metrics.get('task', 'results').capitalize()}{step}: {counts}." + (
+        f" FAD embedding: {fad}." if fad else ""
+    )
+
+
+def _curves(curves: Mapping[str, list[tuple[float, float]]]) -> list[tuple[str, str, list[Curve], bool]]:
+    charts = []
+    for panel in panels_of(curves):
+        lines = []
+        for style, (name, legend) in zip("ab", panel.names.items(), strict=False):
+            points = curves.get(name, [])
+            lines += [Curve(legend, "raw" if panel.smooth else style, points)] if points else []
+            lines += [Curve("moving average", "a", smoothed(points))] if points and panel.smooth else []
+        if lines:
+            charts.append((panel.title, panel.tip, lines, panel.logarithmic))
+    return charts
+
+
+def _configuration(run: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The configuration of the newest work in a run folder, and the text of all of them."""
+    found = sorted(run.glob("config*.yaml"), key=lambda file: file.stat().st_mtime)
+    texts = {file.name: file.read_text(encoding="utf-8") for file in found}
+    config = yaml.safe_load(texts[found[-1].name]) if found else {}
+    return config if isinstance(config, dict) else {}, texts
+
+
+def _about_config(config: Mapping[str, Any]) -> dict[str, str]:
+    def value(*keys: str) -> Any:
+        place: Any = config
+        for key in keys:
+            place = place.get(key) if isinstance(place, Mapping) else None
+        return place
+
+    weights = value("trainer", "resume_from_checkpoint") or value("trainer", "resume")
+    sampling = value("model", "params", "evaluation_params") or {}
+    found = {
+        "Mode": value("mode"),
+        "Seed": value("seed"),
+        "Weights": weights or value("model", "params", "ckpt_path"),
+        "Data": value("data", "params", "path", "valid_data"),
+        "Sampling": ", ".join(f"{name} {text}" for name, text in sampling.items() if text is not None),
+    }
+    return {name: str(text) for name, text in found.items() if text not in (None, "")}
+
+
+def versions() -> dict[str, str]:
+    """Versions of this project and of what it runs on."""
+    found = []
+    for name in _PACKAGES:
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    about = {"Versions": ", ".join([f"Python {platform.python_version()}", *found])}
+    root = Path(__file__).resolve().parents[2]
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return about
+    return about | ({"Commit": commit.stdout.strip()} if commit.returncode == 0 and (root / ".git").exists() else {})
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

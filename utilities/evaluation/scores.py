@@ -1,0 +1,207 @@
+"""All numbers about a set of items: the same for validation, `mode: test` and folders of any system's results."""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from utilities.evaluation.chunks import METRIC as CHUNK_METRIC
+from utilities.evaluation.chunks import ChunkScores
+from utilities.evaluation.embeddings import Embedding
+from utilities.evaluation.frechet import FrechetScores, frechet_table
+from utilities.evaluation.metrics import FLOOR_DB, SILENCE_DBFS, MetricTable, track_of
+from utilities.evaluation.separation import SeparationScores, separation_table
+from utilities.files import whole_file
+
+
+@dataclass
+class Side:
+    """What was made of an item, or what it should have been.
+
+    Args:
+        stems: name -> waveform (N,) or (channels, N).
+        mixture: waveform of the whole piece.
+        log_mels: name -> log-mel (T, M), for those that have one.
+        mixture_log_mel: (T, M).
+    """
+
+    stems: dict[str, Tensor] = field(default_factory=dict)
+    mixture: Tensor | None = None
+    log_mels: dict[str, Tensor] = field(default_factory=dict)
+    mixture_log_mel: Tensor | None = None
+
+
+class Scores:
+    """Collects the numbers of items; keeps no audio.
+
+    Args:
+        embedding: of the Frechet audio distance; `None` leaves it out.
+        chunks: how the chunks of `msdm_si_sdri` are cut.
+    """
+
+    def __init__(self, embedding: Embedding | None = None, chunks: ChunkScores | None = None) -> None:
+        self.embedding = embedding
+        self.separation = SeparationScores()
+        self.chunks = chunks or ChunkScores()
+        self.frechet = FrechetScores("log_mel_frechet")
+        self.fad = FrechetScores("fad")
+
+    def add_pair(self, item: str, result: Side, target: Side, sample_rate: int) -> None:
+        """Compare what was separated with the truth; `target` holds every stem and the mixture that was separated.
+
+        Args:
+            item: `<track>_from_<second>`, or a track's name.
+            result, target: the sides; log-mels are compared where both have them.
+            sample_rate: hz, of all waveforms.
+        """
+        if target.mixture is None:
+            raise ValueError(f"{item}: found no mixture, expected the one that was separated")
+        for stem, waveform in result.stems.items():
+            mels = result.log_mels.get(stem), target.log_mels.get(stem), target.mixture_log_mel
+            self.separation.add(item, stem, waveform, target.stems[stem], target.mixture, *mels)
+        self.chunks.add(item, result.stems, target.stems, target.mixture, sample_rate)
+
+    def add_kind(self, item: str, result: Side | None, reference: Side | None, sample_rate: int) -> None:
+        """Take an item into the Frechet distances; the two sides need not belong together.
+
+        Args:
+            item: its name; intervals are over tracks.
+            result, reference: either or both. Only stems that were made are compared.
+            sample_rate: hz, of all waveforms.
+        """
+        sides, track = (result or Side(), reference or Side()), track_of(item)
+        for stem in _either(*(side.log_mels for side in sides)):
+            self.frechet.add(stem, track, *(side.log_mels.get(stem) for side in sides))
+        if self.embedding is None:
+            return
+        for stem in _either(*(side.stems for side in sides)):
+            self.fad.add(stem, track, *(self._embed(side.stems.get(stem), sample_rate) for side in sides))
+        if any(side.mixture is not None for side in sides):
+            self.fad.add("mixture", track, *(self._embed(side.mixture, sample_rate) for side in sides))
+
+    def _embed(self, waveform: Tensor | None, sample_rate: int) -> Tensor | None:
+        return None if waveform is None or self.embedding is None else self.embedding(waveform, sample_rate)
+
+    def merge(self, other: Scores) -> None:
+        """Take over the numbers of another process."""
+        self.separation.merge(other.separation)
+        self.chunks.merge(other.chunks)
+        self.frechet.merge(other.frechet)
+        self.fad.merge(other.fad)
+
+    def summary(self, task: str, stems: tuple[str, ...], seed: int = 0) -> dict[str, Any]:
+        """Means, intervals and counts as plain values.
+
+        Args:
+            task: separation, generation or arrangement.
+            stems: the stems' names in the order wanted.
+            seed: of the bootstrap.
+
+        Returns:
+            For separation what `SeparationScores.summary` gives, and "msdm"; for the others "frechet"; and "fad" where
+            an embedding was given: `{"embedding", "stems": {...}, "mixture": {...}}`, the mixture's being "sub_fad" in
+            arrangement: the generated stems mixed with the given ones against the original mixture.
+        """
+        found: dict[str, Any] = {}
+        if task == "separation":
+            found = {"silence_dbfs": SILENCE_DBFS, "floor_db": FLOOR_DB}
+            found |= self.separation.summary(stems, seed=seed)
+            if self.chunks.counts:
+                found["msdm"] = self.chunks.summary(stems, seed=seed)
+        else:
+            found["frechet"] = self.frechet.summary()
+        if self.fad.results and self.embedding is not None:
+            groups = self.fad.summary()
+            mixture = groups.pop("mixture", None)
+            found["fad"] = {"embedding": self.embedding.name, "stems": groups}
+            found["fad"] |= {"sub_fad" if task == "arrangement" else "mixture": mixture} if mixture else {}
+        return found
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dict an (item, stem) of separation: track, item, stem, silent, the metrics, and the mixture's own."""
+        chunk_means = self._chunk_means()
+        baseline = {(row["item"], row["stem"]): row for row in self.separation.mixture.rows()}
+        rows = []
+        for row in self.separation.model.rows():
+            key = row["item"], row["stem"]
+            others = {f"mixture_{name}": value for name, value in baseline[key].items() if name not in _ABOUT}
+            about = {name: row.pop(name) for name in _ABOUT} | {"silent": int(key in self.separation.silent)}
+            rows.append(about | row | {CHUNK_METRIC: chunk_means.get(key)} | others)
+        return rows
+
+    def _chunk_means(self) -> dict[tuple[str, str], float | None]:
+        """(item, stem) -> mean over the item's chunks."""
+        by_item: dict[tuple[str, str], MetricTable] = {}
+        names = {self.chunks.prefix(item): item for item in self.chunks.counts}
+        for stem in self.chunks.table.stems:
+            for chunk, value in self.chunks.table.values(CHUNK_METRIC, stem):
+                item = names[chunk.rpartition("+")[0]]
+                by_item.setdefault((item, stem), MetricTable()).add(chunk, stem, CHUNK_METRIC, value)
+        return {key: table.mean(CHUNK_METRIC) for key, table in by_item.items()}
+
+
+_ABOUT = ("track", "item", "stem")
+
+
+def score_table(metrics: dict[str, Any]) -> str:
+    """A `Scores.summary` as lines of text for a terminal."""
+    parts = []
+    if "model" in metrics and "mixture_as_every_stem" in metrics:
+        parts.append("in brackets: the mixture taken as every stem\n" + separation_table(metrics))
+    if "msdm" in metrics:
+        cells = {stem: cell for stem, cell in metrics["msdm"].items() if stem != "about"}
+        rows = [f"{'stem':<12}{CHUNK_METRIC:>16}{'95 % interval':>22}{'chunks':>8}"]
+        for stem, cell in cells.items():
+            mean, span = cell["mean"], cell["ci95"]
+            text = "-" if mean is None else f"{mean:.3f}"
+            between = "-" if span is None else f"{span[0]:.3f} .. {span[1]:.3f}"
+            rows.append(f"{stem:<12}{text:>16}{between:>22}{cell['count']:>8}")
+        parts.append("\n".join(rows))
+    if metrics.get("frechet"):
+        parts.append(frechet_table(metrics["frechet"]))
+    if "fad" in metrics:
+        fad = metrics["fad"]
+        groups = fad["stems"] | {name: fad[name] for name in ("mixture", "sub_fad") if name in fad}
+        parts.append(f"Frechet audio distance, embedding {fad['embedding']}\n{frechet_table(groups)}")
+    return "\n\n".join(parts)
+
+
+def write_rows(path: str | os.PathLike[str], rows: list[dict[str, Any]]) -> None:
+    """Write rows as a CSV file, whole or not at all; an empty cell is a value that does not exist (silence).
+
+    Args:
+        path: the file, `metrics.csv`.
+        rows: dicts; the columns are their keys, in the order in which they come.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with whole_file(path) as temporary, Path(temporary).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Read what `write_rows` wrote: numbers as float, empty cells as `None`, names as text.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: a cell of a metric is no number.
+    """
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        return [
+            {key: value if key in _ABOUT else float(value) if value else None for key, value in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
+def _either(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str]:
+    """Names in the first, or, where it is empty (references alone), in the second."""
+    return list(first or second)
