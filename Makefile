@@ -19,8 +19,8 @@ ENVIRONMENT := $(BASE_PYTHON) tools/environment.py sync
 endif
 
 # How the demo's music is made, and the steps that follow it: each is config/quickstart/STEP.yaml, in this order.
-DEMO_MUSIC := --tracks 20 --valid-tracks 4 --seed 1 --seconds 40 60
-DEMO_STEPS := vae train separate generate arrange
+DEMO_MUSIC := --tracks 6 --valid-tracks 4 --seed 1 --seconds 20 30
+DEMO_STEPS := separate generate arrange finetune
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test lint lock clean
@@ -31,16 +31,15 @@ help: ## list these targets
 env: ## make the virtual environment .venv with the pinned versions (5 GB, about 90 s the first time)
 	@$(ENVIRONMENT)
 
-demo: env ## compose music, train small models on it, then separate, generate and arrange (10 minutes on 2 cores)
+demo: env ## compose music, separate, generate and arrange with the shipped model, train on for a minute
 	$(PYTHON) -m data.synthetic --out $(DEMO)/music $(DEMO_MUSIC) --quiet
 	set -e; for step in $(DEMO_STEPS); do \
 	  echo "== $$step"; \
 	  $(PYTHON) train_musicldm.py --config config/quickstart/$$step.yaml; \
 	done
-	@echo "== the same mixtures, stems cut out of the recording itself"
-	$(PYTHON) -m utilities.cli separate $$(ls -d $(DEMO)/runs/*/*_separate_*/target_*/mix | tail -1) \
-	  --model $$(ls -d $(DEMO)/runs/*/*_msg_ld_* | tail -1) --out $(DEMO)/stems --steps 20 --eta 0
-	@echo "== what to listen to (songs that the models were not trained on)"
+	@echo "== whole songs, as files"
+	$(PYTHON) -m utilities.cli separate $$(ls -d $(DEMO)/runs/*/*_separate_*/target_*/mix | tail -1) --out $(DEMO)/stems
+	@echo "== what to listen to (songs that the model was not trained on)"
 	@$(PYTHON) -m utilities.listing $(DEMO)/runs
 	@echo "hear  $(DEMO)/stems/<song>/{bass,drums,guitar,piano}.wav, which add up to the mixture"
 

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -33,7 +34,7 @@ from latent_diffusion.errors import MSGLDError
 from latent_diffusion.musicldm import MusicLDM
 from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings
 from latent_diffusion.resampling import resample
-from latent_diffusion.settings import ModelSettings
+from latent_diffusion.settings import MelSettings, ModelSettings
 from latent_diffusion.unet import UNet3d
 from utilities.audio import read_audio, write_wav
 from utilities.evaluation.metrics import is_silent, log_mel_mse
@@ -42,6 +43,12 @@ from utilities.songs import load_model
 STEPS = 200  # of the published sampling
 WAYS = ("published", "ours")
 PARTS = ("call, two branches", "call, one branch", "encode a window", "decode 4 stems", "vocode 4 stems")
+
+
+def with_window(settings: ModelSettings) -> ModelSettings:
+    """The settings with the published window of 10.24 s, whatever window the model was trained on."""
+    frames = round(MelSettings().window_seconds * settings.mel.sample_rate / settings.mel.hop_length)
+    return replace(settings, mel=replace(settings.mel, frames=frames))
 
 
 def write_window(folder: Path, track: Path, pipeline: MultiTrackPipeline) -> Tensor:
@@ -211,7 +218,9 @@ def main(arguments: list[str] | None = None) -> int:
             tracks = sorted(folder for folder in options.stems.iterdir() if folder.is_dir())
             track = options.stems / options.track if options.track else tracks[0]
             sampling = parse_variant(options.variant).sampling
-            compare(load_model(options.model, "cpu"), track, sampling, options.rounds)
+            pipeline = load_model(options.model, "cpu")
+            pipeline.settings = with_window(pipeline.settings)
+            compare(pipeline, track, sampling, options.rounds)
     except (MSGLDError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

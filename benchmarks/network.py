@@ -17,21 +17,18 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.headline import matmul_gflops
+from benchmarks.headline import matmul_gflops, with_window
 from benchmarks.published import as_published
-from latent_diffusion.settings import MelSettings, ModelSettings, UNetSettings
+from latent_diffusion.settings import ModelSettings, UNetSettings
 from latent_diffusion.unet import UNet3d
 from latent_diffusion.unet.blocks import timestep_embedding
 from utilities.songs import load_model
-
-WINDOW = MelSettings()  # 10.24 s, whatever window the model was trained on
 
 
 def gflop(settings: UNetSettings, shape: tuple[int, ...]) -> float:
@@ -124,10 +121,7 @@ def main() -> None:
     else:
         pipeline = load_model(options.model, "cpu")
         unet, settings = pipeline.unet, pipeline.settings
-    window = replace(
-        settings.mel, frames=round(WINDOW.window_seconds * settings.mel.sample_rate / settings.mel.hop_length)
-    )
-    shape = (1, len(settings.stems), *replace(settings, mel=window).latent_shape)
+    shape = (1, len(settings.stems), *with_window(settings).latent_shape)
     if options.profile:
         z = torch.randn(shape)
         with torch.no_grad(), profile(activities=[ProfilerActivity.CPU]) as events:

@@ -8,12 +8,24 @@ import pytest
 import torch
 
 from benchmarks import steps
+from benchmarks.separation import parse_variant
+from latent_diffusion.errors import ConfigError
+from latent_diffusion.pipeline import SamplingSettings
 from tests.tiny import model, write_songs
 
 
 def row(variant: str, track: str, error: float, calls: int = 5) -> dict[str, object]:
     kind = {"model": "m", "seconds_of_music": "1"}
     return kind | {"variant": variant, "track": track, "stem": "bass", "error": error, "calls": calls, "seconds": 2.0}
+
+
+def test_variants_as_typed() -> None:
+    variant = parse_variant("sampler=dpm++,steps=10,spacing=karras,guidance=2,guidance_interval=0.3:1")
+    assert variant.sampling == SamplingSettings("dpm++", 10, spacing="karras", guidance_interval=(0.3, 1.0))
+    assert variant.guidance == 2.0 and variant.name.startswith("sampler=dpm++")
+    for text in ("steps=few", "guidance_interval=all", "pace=3"):
+        with pytest.raises(ConfigError, match=f"--variant {text}"):
+            parse_variant(text)
 
 
 def test_table_pairs_tracks(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ def test_networks(tiny: MultiTrackPipeline) -> None:
         torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=0)
     t = torch.tensor([700])
     ours = tiny.unet(z[None], t, z[:1])
-    torch.testing.assert_close(published.predict(z[None], t, z[:1], 1.0), ours, atol=1e-4, rtol=0)
+    for both in (True, False):
+        torch.testing.assert_close(published.predict(z[None], t, z[:1], 1.0, both), ours, atol=1e-4, rtol=0)
     kinds = [type(part) for part in published.unet.modules()]
     assert PublishedAttention in kinds and PublishedAttention not in [type(part) for part in tiny.unet.modules()]
     keys = published.first_stage.vocoder.state_dict()

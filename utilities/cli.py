@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from latent_diffusion.errors import ConfigError, MSGLDError
@@ -107,14 +108,16 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         metavar="NAME_OR_PATH",
         help="a name (msgld --help lists them), a weights file, or the folder of a run (default: %(default)s)",
     )
-    parser.add_argument("--steps", type=int, default=200, help="denoising steps (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=50, help="denoising steps (default: %(default)s)")
     parser.add_argument(
-        "--sampler", default="ddim", help="ddim (default), ddpm, plms, dpm++, dpm++sde or unipc; separate: mean, too"
+        "--sampler",
+        help="ddim (default), ddpm, plms, dpm++, dpm++sde or unipc; separate: mean, too, the expected stems in one "
+        "network call, and the default there unless the model predicts noise",
     )
     parser.add_argument(
         "--spacing", help="of the steps: uniform, trailing, logsnr or karras (default: the sampler's own)"
     )
-    parser.add_argument("--eta", type=float, default=1.0, help="ddim: 0 deterministic to 1 ancestral (default)")
+    parser.add_argument("--eta", type=float, default=0.0, help="ddim: 0 deterministic (default) to 1 ancestral")
     if not parser.prog.endswith("generate"):
         parser.add_argument(
             "--guidance",
@@ -178,7 +181,7 @@ def _check(options: argparse.Namespace) -> dict:
     from latent_diffusion.pipeline.results import POSTERIOR_MEAN, SamplingSettings
 
     samplers = [*SAMPLERS, *([POSTERIOR_MEAN] if options.command == "separate" else [])]
-    if options.sampler not in samplers:
+    if options.sampler not in (None, *samplers):
         raise ConfigError(f"--sampler: found {options.sampler!r}, expected one of {', '.join(samplers)}")
     if options.spacing not in (None, *SPACINGS):
         raise ConfigError(f"--spacing: found {options.spacing!r}, expected one of {', '.join(SPACINGS)}")
@@ -189,7 +192,7 @@ def _check(options: argparse.Namespace) -> dict:
     return {
         "out": options.out,
         "sampling": SamplingSettings(
-            options.sampler,
+            options.sampler or "ddim",
             options.steps,
             options.eta,
             options.batch_size,
@@ -208,6 +211,7 @@ def _check(options: argparse.Namespace) -> dict:
 
 
 def _separate(options: argparse.Namespace) -> int:
+    from latent_diffusion.pipeline.results import POSTERIOR_MEAN
     from utilities.songs import Tally, find_songs, load_model, separate_songs
 
     common, tally = _check(options), Tally()
@@ -216,6 +220,8 @@ def _separate(options: argparse.Namespace) -> int:
         raise ConfigError(f"{', '.join(options.inputs)}: expected audio files, found none")
     if songs:
         pipeline = load_model(options.model, options.device)
+        if options.sampler is None and pipeline.schedule.settings.parameterization != "eps":
+            common["sampling"] = replace(common["sampling"], sampler=POSTERIOR_MEAN)
         separate_songs(
             pipeline,
             songs,

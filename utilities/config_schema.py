@@ -77,6 +77,7 @@ class AugmentationConfig:
         low=0,
         high=1,
     )
+    mute: float = key(0.0, "probability that a stem of a remixed item is silent", ours=True, low=0, high=1)
     mixup: float | None = unused("mixing of two items")
     return_all_wav: bool | None = unused("the batch always holds the waveforms here", True)
     balanced_sampling: bool | str | None = unused("sampling balanced by label")

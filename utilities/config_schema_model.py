@@ -336,7 +336,7 @@ class VocoderTrainingParams(AdversarialTrainingParams):
     monitor: str = key("val/log_mel_l1", "value whose smallest is best", ours=True)
     ckpt_path: str | None = key(None, "weights of a vocoder to start from", ours=True)
     vocoder_config: VocoderConfig = key(VocoderConfig, "the generator", ours=True)
-    lossconfig: VocoderLossConfig = key(VocoderLossConfig, "the objective", ours=True)
+    lossconfig: VocoderLossConfig = key(VocoderLossConfig, "a HiFi-GAN's objective; others have their own", ours=True)
     betas: list[float] = key([0.8, 0.99], "of AdamW", ours=True, low=0, high=1)
     lr_schedule: str = key("exponential", "shape of the learning rate", ours=True, choices=LR_SCHEDULES)
     lr_final: float = key(0.5, "share of base_learning_rate reached at lr_decay_steps", ours=True, low=0, high=1)

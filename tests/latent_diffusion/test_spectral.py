@@ -18,6 +18,8 @@ from latent_diffusion.inspection import summarise
 from latent_diffusion.musicldm import MusicLDM
 from latent_diffusion.settings import MelSettings, VocoderSettings
 from tests import tiny
+from utilities.building import build_model, load_initial_weights
+from utilities.config import load_config
 
 MEL = MelSettings(frames=128)
 SETTINGS = VocoderSettings("spectral", width=16, blocks=1)
@@ -160,6 +162,26 @@ def test_a_trained_model_takes_another_vocoder(own: VocoderSettings, tmp_path: P
     assert same(other.first_stage_model.vocoder, made)
     assert same(other.first_stage_model.encoder, model.first_stage_model.encoder)
     assert same(other.model.diffusion_model, model.model.diffusion_model)
+
+
+def test_a_configuration_names_the_vocoder_of_a_trained_model(tmp_path: Path) -> None:
+    made = checkpoint(tmp_path / "v.ckpt")
+    model_file(tmp_path / "griffin.ckpt", VocoderSettings("griffin_lim", 16))
+    own = model_file(tmp_path / "spectral.ckpt", SMALL).first_stage_model.vocoder
+    values = tiny.config(tmp_path)
+    target = "latent_diffusion.first_stage.SpectralVocoder"
+    values["model"]["params"]["first_stage_config"]["params"]["vocoder_config"] = {
+        "target": target,
+        "ckpt_path": str(tmp_path / "v.ckpt"),
+        "params": {"width": 8, "blocks": 1},
+    }
+    values["model"]["params"]["unet_config"]["params"]["dropout"] = 0.0
+    for name, expected in (("griffin.ckpt", made), ("spectral.ckpt", own)):  # a model's own come first if they fit
+        values["model"]["params"]["ckpt_path"] = str(tmp_path / name)
+        config = load_config(tiny.write_config(tmp_path / "c.yaml", values))
+        model = build_model(config)
+        load_initial_weights(config, model)
+        assert same(model.first_stage_model.vocoder, expected)
 
 
 def test_a_vocoder_of_other_log_mels_is_refused(tmp_path: Path) -> None:

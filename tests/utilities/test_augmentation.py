@@ -172,6 +172,16 @@ def test_remixed_stems_come_from_several_tracks_and_sound(songs: Path) -> None:
         (songs / "gone").rename(songs / "T1")
 
 
+def test_stems_of_remixed_items_are_muted(songs: Path) -> None:
+    """Each with its probability, never all; an item of one song keeps all its stems."""
+    remix = dataset(songs, Augmentation(remix=1.0, mute=0.5))
+    sounding = torch.stack([remix[0, seed]["stems"].any(1) for seed in range(60)])
+    assert sounding.any(1).all()
+    assert float(sounding.float().mean()) == pytest.approx(1 - 0.5 * (1 - 1 / sounding.shape[1]), abs=0.1)
+    songs_only, unchanged = dataset(songs, Augmentation(mute=1.0)), dataset(songs, None)
+    assert all(torch.equal(songs_only[0, seed]["stems"], unchanged[0, seed]["stems"]) for seed in range(5))
+
+
 def test_stems_that_sound_nowhere_stay_silent(tmp_path: Path) -> None:
     songs = write_songs(tmp_path, 2, 1.0)
     for track in songs.iterdir():

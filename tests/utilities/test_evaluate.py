@@ -155,6 +155,8 @@ def test_sets_and_arrangements(references: Path, tmp_path: Path) -> None:
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["fad"]["stems"]["bass"]["items"] == 2 and metrics["fad"]["stems"]["bass"]["reference_items"] == 3
     assert not (out / "metrics.csv").exists() and "model" not in metrics
+    assert run("compare", out, out, "--out", tmp_path / "page.html") == 0  # nothing pairs; the distances are shown
+    assert "Fréchet distances" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
     # the given drums and a bass that is the original: nothing is wrong with the whole
     write(tmp_path / "arranged/T0/bass.wav", soundfile.read(references / "T0/bass.wav")[0])
@@ -174,7 +176,7 @@ def test_bad_input_is_one_line(references: Path, tmp_path: Path, capsys: pytest.
         ("evaluate", "--est", tmp_path / "long", "--ref", references): "nothing could be scored; T0: .* s longer than",
         ("evaluate", "--est", other, "--ref", other, "--overlap", "5"): "--overlap: found 5, expected less than",
         ("evaluate", "--est", other, "--ref", other, "--embedding", "x"): "--embedding: found 'x', expected one of",
-        ("compare", other, references): "found no metrics.csv, expected a run",
+        ("compare", other, references): "found no metrics.json, expected a run",
         ("report", tmp_path / "none"): "no such folder",
     }
     for arguments, message in cases.items():
@@ -203,6 +205,9 @@ def test_compare(references: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert list(difference.interval) == pytest.approx(bootstrap_interval([[v] for v in by_hand]))
     assert difference.second - difference.first == pytest.approx(difference.difference)
     assert (difference.better, found["log_mel_mse", "all"].better) == (1, 1)
+    sounding = found["log_mel_mse", "sounding"]  # without the third track's drums
+    assert (found["log_mel_mse", "all"].items, sounding.items) == (5, 4) and ("si_sdr", "sounding") not in found
+    assert sounding.second - sounding.first == pytest.approx(sounding.difference)
     drums = found["si_sdr", "drums"]  # one track lacks an estimate, one is silent
     assert (drums.items, drums.interval, drums.better) == (1, None, 0)
     capsys.readouterr()
@@ -212,3 +217,4 @@ def test_compare(references: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "B - A" in text and f"{difference.difference:+.3f}" in text
     html = page.read_text(encoding="utf-8")
     assert "<svg" in html and "SI-SDRi" in html and html.count('class="whisker better"') >= 4
+    assert "embedding log_mel" in html

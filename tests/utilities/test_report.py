@@ -86,7 +86,8 @@ def test_players_in_a_browser(page: Path, tmp_path: Path) -> None:
         def hears(*wanted: str) -> None:
             """Wait until these lanes, and no others, sound: gains fade, and a busy machine is slow."""
             for _ in range(100):
-                browser.run("window.msgldMixers[0].now() > 2 ? window.msgldMixers[0].seek(0.1) : 0")
+                again = "(m => m.playing && m.now() < 2 ? 0 : m.seek(0.1).then(() => m.play()))"
+                browser.run(f"{again}(window.msgldMixers[0])")
                 names = browser.run(
                     "window.msgldMixers[0].lanes.filter(l => l.level() > 0.02).map(l => `${l.role} ${l.stem}`)"
                 )

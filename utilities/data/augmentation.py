@@ -30,6 +30,8 @@ class Augmentation:
         reverb: probability that a stem gets the echo of a small room.
         saturation: probability that a stem is softly clipped.
         remix: probability that every stem comes from another place of another track, where it sounds.
+        mute: probability that a stem of a remixed item is silent, but never all: songs tell which instruments they tend
+            to have together, and a separation that leans on that fails on other songs.
     """
 
     gain_db: tuple[float, float] | None = None
@@ -37,6 +39,7 @@ class Augmentation:
     reverb: float = 0.0
     saturation: float = 0.0
     remix: float = 0.0
+    mute: float = 0.0
 
     def __bool__(self) -> bool:
         """Whether anything is done at all."""

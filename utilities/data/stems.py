@@ -235,7 +235,9 @@ class StemDataset(Dataset):
             else:
                 stem = read_stem(track, position, start, self.mel.window_samples, self.mel.sample_rate)
             stems.append(stem)
-        return torch.cat(stems)
+        muted = rng.random(len(stems)) < self.augmentation.mute
+        muted[rng.integers(len(stems))] = False
+        return torch.where(torch.from_numpy(muted)[:, None], torch.zeros(()), torch.cat(stems))
 
     def _second(self, start: int) -> str:
         """Start of a window as it stands in the item's name; windows under a second need milliseconds to differ."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,48 +21,48 @@ class Scored:
     Args:
         name: what it is called in the comparison.
         folder: where the numbers lie.
-        table: item, stem, metric -> value.
+        table: item, stem, metric -> value; empty for generation and arrangement.
         metrics: its metrics.json.
+        silent: (item, stem) whose target is silent.
     """
 
     name: str
     folder: Path
     table: MetricTable
     metrics: dict[str, Any]
+    silent: set[tuple[str, str]] = field(default_factory=set)
 
 
 def read_scored(given: str) -> Scored:
     """The numbers of a run folder (its newest results), a `val_<step>`, or an evaluation's folder.
 
     Raises:
-        DataError: there is no metrics.csv, or it cannot be read.
+        DataError: there is no metrics.json, or it cannot be read.
     """
     path = Path(given)
     folder = newest_results(path) or path
-    if not (folder / "metrics.csv").is_file() and (folder / "evaluation" / "metrics.csv").is_file():
+    if not (folder / "metrics.json").is_file() and (folder / "evaluation" / "metrics.json").is_file():
         folder = folder / "evaluation"
-    file = folder / "metrics.csv"
+    file = folder / "metrics.json"
     if not file.is_file():
-        raise DataError(
-            f"{given}: found no metrics.csv, expected a run of mode test with separation, or a folder that msgld "
-            "evaluate wrote"
-        )
+        raise DataError(f"{given}: found no metrics.json, expected a run with results, or a folder of msgld evaluate")
     table = MetricTable()
     try:
-        rows = read_rows(file)
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        metrics = json.loads(file.read_text(encoding="utf-8"))
+        rows = read_rows(folder / "metrics.csv") if (folder / "metrics.csv").is_file() else []
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: not readable ({error}); evaluate again") from error
     for row in rows:
         for metric in LABELS.keys() & row.keys():
             table.add(row["item"], row["stem"], metric, row[metric])
     name = path.resolve().name
-    return Scored(name if name not in ("evaluation", "") else path.resolve().parent.name, folder, table, metrics)
+    silent = {(row["item"], row["stem"]) for row in rows if row.get("silent")}
+    return Scored(name if name != "evaluation" else path.resolve().parent.name, folder, table, metrics, silent)
 
 
 @dataclass
 class Difference:
-    """One metric of one stem (or "all") in both systems, over the items in which both have a value.
+    """One metric of one stem (or "all", "sounding") in both systems, over the items in which both have a value.
 
     Args:
         metric, stem: which.
@@ -90,14 +90,19 @@ class Difference:
 
 
 def compare(first: Scored, second: Scored, seed: int = 0) -> list[Difference]:
-    """Paired differences of all metrics and stems that both systems have.
+    """Paired differences of all metrics and stems that both systems have; group "sounding" leaves silent targets out.
 
     Raises:
-        DataError: no item and stem is in both.
+        DataError: no item and stem is in both, and no Frechet distance either.
     """
     change = second.table.minus(first.table)
     both = {metric: {stem: dict(change.values(metric, stem)) for stem in change.stems} for metric in change.metrics}
     summary = change.summary(seed=seed)
+    silent = first.silent | second.silent
+    if silent:
+        sounding = change.where(lambda item, stem: (item, stem) not in silent).summary(seed=seed)["all"]
+        counts = {metric: cell["count"] for metric, cell in summary["all"].items()}
+        summary["sounding"] = {m: cell for m, cell in sounding.items() if cell["count"] != counts[m]}
     found = []
     for metric in (name for name in LABELS if name in both):
         for stem, cells in summary.items():
@@ -107,11 +112,13 @@ def compare(first: Scored, second: Scored, seed: int = 0) -> list[Difference]:
             means = []
             for system in (first, second):
                 common = system.table.where(lambda item, name, m=metric: both[m].get(name, {}).get(item) is not None)
-                means.append(common.mean(metric, None if stem == "all" else stem))
+                if stem == "sounding":
+                    common = common.where(lambda item, name: (item, name) not in silent)
+                means.append(common.mean(metric, None if stem in ("all", "sounding") else stem))
             interval = tuple(cell["ci95"]) if cell["ci95"] else None
             numbers = (cell["mean"], interval, cell["count"], cell["tracks"])
             found.append(Difference(metric, stem, *means, *numbers))
-    if not found:
+    if not found and not all("fad" in system.metrics for system in (first, second)):
         raise DataError(f"{first.folder} and {second.folder}: have no item and stem in common, expected the same items")
     return found
 

@@ -7,6 +7,7 @@ from html import escape
 
 from utilities.evaluation.charts import Bar, interval_chart
 from utilities.evaluation.compare import Difference, Scored
+from utilities.evaluation.gather import score_cells
 from utilities.evaluation.html import about_card, card, interval, is_sum, number, table, write_document
 from utilities.evaluation.labels import label
 
@@ -38,12 +39,31 @@ def write_comparison(
             f"<tr{is_sum(d.stem)}>{names}{numbers}<td {change}><b>{number(d.difference)}</b></td>"
             f"<td>{interval(d.interval) or '–'}</td><td>{d.items}</td><td>{d.tracks}</td></tr>"
         )
+    distances = _distances(first, second)
     about = {"A": str(first.folder), "B": str(second.folder)}
     lead = "Paired by item and stem: what both have. Green: B is better beyond the interval; red: A is."
     title = f"{first.name} → {second.name}"
     sections = {
-        "Differences": (lead, [f'<div class="charts">{"".join(cards)}</div>']),
-        "Table": ("Click a heading to sort.", [f'<div class="card scroll">{table(heads, rows)}</div>']),
+        "Differences": (lead, [f'<div class="charts">{"".join(cards)}</div>' if cards else ""]),
+        "Table": ("Click a heading to sort.", [f'<div class="card scroll">{table(heads, rows)}</div>' if rows else ""]),
+        "Fréchet distances": ("Of whole sets, and so not paired; less is better.", [distances]),
         "About": ("", [about_card(about, {}, [])]),
     }
     write_document(path, title, f"A: {first.name}. B: {second.name}.", sections, {})
+
+
+def _distances(first: Scored, second: Scored) -> str:
+    """A table of the Frechet audio distances of both, where they have the same embedding."""
+    names = [system.metrics.get("fad", {}).get("embedding") for system in (first, second)]
+    if names[0] is None or names[0] != names[1]:
+        return ""
+    cells = [score_cells(system.metrics) for system in (first, second)]
+    rows = []
+    for group in cells[0]:
+        pair = [system.get(group, {}).get("fad") for system in cells]
+        if any(cell is None or cell.mean is None for cell in pair):
+            continue
+        numbers = "".join(f"<td>{number(cell.mean)}<small>{interval(cell.interval)}</small></td>" for cell in pair)
+        rows.append(f'<tr{is_sum(group)}><td class="text">{escape(group)}</td>{numbers}</tr>')
+    heads = [("stem", "", True), ("A", first.name, False), ("B", second.name, False)]
+    return f'<div class="card scroll">{table(heads, rows)}</div><p class="legend">embedding {escape(names[0])}</p>'

@@ -94,4 +94,4 @@ def write_document(
 
 
 def _anchor(name: str) -> str:
-    return name.lower().replace(" ", "-")
+    return name.lower().replace(" ", "-").replace("é", "e")

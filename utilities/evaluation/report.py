@@ -70,7 +70,10 @@ def write_page(path: str | os.PathLike[str], page: Page) -> None:
     """
     studio = Studio([*page.items, *page.history])
     sections = {
-        "Listen": (_LISTEN, [studio.mixer(item, page.target_title, f"item-{i}") for i, item in enumerate(page.items)]),
+        "Listen": (
+            _LISTEN + _LISTEN_NUMBERS * bool(page.rows),
+            [studio.mixer(item, page.target_title, f"item-{i}") for i, item in enumerate(page.items)],
+        ),
         "Scores": (_SCORES, [_score_table(page.scores)]),
         "Distributions": (_DOTS, _distributions(page.rows)),
         "All items": ("Every item and stem. Click a heading to sort.", [_row_table(page)]),
@@ -86,9 +89,9 @@ def write_page(path: str | os.PathLike[str], page: Page) -> None:
 
 _LISTEN = (
     "Press play: every lane of an item starts at the same moment. M mutes a lane, S plays it alone; click into a "
-    "picture to move there. Pictures are mel spectrograms, of one brightness within an item. Log-mel MSE: the result's "
-    "/ the mixture's, had it been taken as the stem."
+    "picture to move there. Pictures are mel spectrograms, of one brightness within an item."
 )
+_LISTEN_NUMBERS = " Log-mel MSE: the result's / the mixture's, had it been taken as the stem."
 _SCORES = (
     "Means over items; in brackets the 95 % interval from resampling tracks; below, the mixture taken as every stem. "
     "What is not better than the mixture is not separated."

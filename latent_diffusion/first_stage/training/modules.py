@@ -270,6 +270,7 @@ class VocoderTraining(AdversarialTraining):
         self.generator = build_vocoder(settings, mel)
 
     def _check_sizes(self, settings: VocoderSettings, loss: VocoderLossSettings) -> None:
+        """Hold a HiFi-GAN's upsampling and its loss's FFTs against the front end and the segments."""
         mel, segment_frames = self.mel_settings, self.segments.frames
         samples = (segment_frames or mel.frames) * mel.hop_length
         needed = max([mel.n_fft, *(loss.stft_ffts if loss.stft_weight > 0 else ())]) // 2 + 1
