@@ -31,7 +31,7 @@ from benchmarks.mask_oracle import read_track
 from benchmarks.published import PublishedPipeline, as_published
 from benchmarks.separation import parse_variant
 from latent_diffusion.errors import MSGLDError
-from latent_diffusion.musicldm import MusicLDM
+from latent_diffusion.first_stage import FirstStage
 from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings
 from latent_diffusion.resampling import resample
 from latent_diffusion.settings import MelSettings, ModelSettings
@@ -131,7 +131,7 @@ def measure_part(way: str, part: str) -> dict[str, float]:
             z = z.repeat(2 if "two" in part else 1, 1, 1, 1, 1)
             run = lambda: unet(z, torch.full((len(z),), 500), z[:, 0])  # noqa: E731
         else:
-            stage = MusicLDM(settings).first_stage_model
+            stage = FirstStage(settings).eval()
             stage = as_published(stage) if way == "published" else stage
             waveform = 0.1 * torch.randn(1, settings.mel.window_samples)
             log_mels = torch.randn(len(settings.stems), settings.mel.frames, settings.mel.n_mels) - 5
