@@ -12,6 +12,7 @@ from latent_diffusion.errors import ConfigError, MSGLDError
 from utilities.evaluation.commands import add_commands
 from utilities.models import DEFAULT_MODEL, names_here
 
+MEAN_DEFAULTS = (8, 0.7)  # results averaged, and the masks' exponent: expected stems hedge, so masks must be soft
 DESCRIPTION = """\
 Take songs apart, make new ones, or make the missing stems of one, with a trained MSG-LD model.
 
@@ -65,12 +66,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--mask-exponent",
         "--mask-power",
         type=float,
-        default=2.0,
         metavar="P",
-        help="of the magnitudes that masks compare (default: %(default)s); more decides harder",
+        help="of the magnitudes that masks compare; more decides harder (default: 2, with --sampler mean 0.7)",
     )
     separate.add_argument(
-        "--average", type=int, default=1, metavar="K", help="mean of K results, for the masks (default: %(default)s)"
+        "--average", type=int, metavar="K", help="mean of K results, for the masks (default: 1, with --sampler mean 8)"
     )
     separate.add_argument(
         "--passes", type=int, default=1, metavar="N", help="2 looks again at what the first result cuts out"
@@ -197,7 +197,7 @@ def _check(options: argparse.Namespace) -> dict:
             options.eta,
             options.batch_size,
             options.overlap,
-            average=options.average,
+            average=1 if options.average is None else options.average,
             passes=options.passes,
             spacing=options.spacing,
             guidance_interval=tuple(options.guidance_interval),
@@ -212,6 +212,7 @@ def _check(options: argparse.Namespace) -> dict:
 
 def _separate(options: argparse.Namespace) -> int:
     from latent_diffusion.pipeline.results import POSTERIOR_MEAN
+    from latent_diffusion.tasks import MASK_EXPONENT
     from utilities.songs import Tally, find_songs, load_model, separate_songs
 
     common, tally = _check(options), Tally()
@@ -220,15 +221,19 @@ def _separate(options: argparse.Namespace) -> int:
         raise ConfigError(f"{', '.join(options.inputs)}: expected audio files, found none")
     if songs:
         pipeline = load_model(options.model, options.device)
-        if options.sampler is None and pipeline.schedule.settings.parameterization != "eps":
-            common["sampling"] = replace(common["sampling"], sampler=POSTERIOR_MEAN)
+        predicts_noise = pipeline.schedule.settings.parameterization == "eps"
+        sampler = options.sampler or ("ddim" if predicts_noise else POSTERIOR_MEAN)
+        average, exponent = MEAN_DEFAULTS if sampler == POSTERIOR_MEAN else (1, MASK_EXPONENT)
+        if options.average is not None:
+            average = options.average
+        common["sampling"] = replace(common["sampling"], sampler=sampler, average=average)
         separate_songs(
             pipeline,
             songs,
             tally=tally,
             guidance=options.guidance,
             refine=options.refine,
-            exponent=options.mask_exponent,
+            exponent=exponent if options.mask_exponent is None else options.mask_exponent,
             **common,
         )
     print(f"{tally.summary()}\nstems lie in {options.out}" if tally.written else tally.summary())
