@@ -16,16 +16,15 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import soundfile
 import torch
 from torch.utils.data import Dataset
 
+from benchmarks.data_loading import write_tracks
 from benchmarks.published import WholeFileDataset, as_published
 from latent_diffusion.musicldm import MusicLDM
 from latent_diffusion.settings import ModelSettings
@@ -36,19 +35,8 @@ from utilities.data.latents import TrackEncoder, build, latent_dataset, latent_s
 from utilities.data.stems import StemDataset
 
 CONFIG = Path(__file__).parents[1] / "config" / "quickstart" / "train.yaml"
-TRACKS, RATE = 3, 22_050
+TRACKS = 3
 SLAKH_SECONDS = 249.0  # mean length of Slakh2100's tracks: 145 hours in 2100
-
-
-def write_noise(folder: Path, stems: Sequence[str], seconds: float) -> Path:
-    """Tracks of noise, 16 bit mono."""
-    rng = np.random.default_rng(0)
-    for number in range(TRACKS):
-        track = folder / f"Track{number:05d}"
-        track.mkdir(parents=True)
-        for stem in stems:
-            soundfile.write(track / f"{stem}.wav", 0.1 * rng.standard_normal(int(seconds * RATE)), RATE)
-    return folder
 
 
 class Training:
@@ -97,7 +85,7 @@ def quickstart(rounds: int, steps: int, seconds: float, device: str) -> None:
     published, plain, fast, half = (build_model(config) for _ in range(4))
     settings: ModelSettings = plain.settings
     with tempfile.TemporaryDirectory() as folder:
-        music = write_noise(Path(folder) / "music", settings.stems, seconds)
+        music = write_tracks(Path(folder) / "music", settings.stems, TRACKS, seconds, "wav")
         whole, dataset = (kind(music, settings.stems, settings.mel, True) for kind in (WholeFileDataset, StemDataset))
         encoder = TrackEncoder(plain.first_stage_model, device)
         store = latent_store(encoder, settings.stems, Path(folder) / "cache")
