@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the music that the quickstart model was trained and judged on, in ./music (6 GB; an hour and a half on one core).
+# Makes the music that the quickstart model was trained and judged on, in ./music.
 # Needs Debian's packages, as root:
 #   apt-get install --no-install-recommends freedoom mma timgm6mb-soundfont fluid-soundfont-gm \
 #     musescore-general-soundfont-lossless opl3-soundfont csound-soundfont
