@@ -32,7 +32,6 @@ from tqdm import tqdm
 from benchmarks.mask_oracle import read_track
 from latent_diffusion.errors import ConfigError, DataError, MSGLDError
 from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings, mask_mixture
-from latent_diffusion.pipeline.core import average
 from latent_diffusion.pipeline.sections import Job, run_sections
 from latent_diffusion.resampling import resample
 from latent_diffusion.tasks import Separation
@@ -135,7 +134,7 @@ def separate(pipeline: MultiTrackPipeline, track: Track, variant: Variant) -> Te
         pipeline,
         job,
         s,
-        lambda z, _: average(pipeline.decode_log_mels(z, s.overlap), s.average),
+        lambda z, _: pipeline.averaged_log_mels(z, s),
         pipeline.settings.autoencoder.reduction,
     )
     return torch.cat(list(pieces), dim=1)[:, : len(mixture) // pipeline.settings.mel.hop_length]

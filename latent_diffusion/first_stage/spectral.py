@@ -105,12 +105,12 @@ class SpectralVocoder(nn.Module):
     def search_phases(self, magnitude: Tensor, phases: Tensor) -> Tensor:
         """Fast Griffin-Lim from given phases: waveforms (B, (T - 1) * hop_length) of magnitudes (B, F, T)."""
         waveform = self._synthesise(torch.polar(magnitude, phases))
-        previous: Tensor | float = 0.0
+        previous = None
         for _ in range(self.settings.phase_iterations):
             spectrum = self._analyse(waveform)
-            ahead = spectrum - MOMENTUM / (1.0 + MOMENTUM) * previous
+            ahead = spectrum if previous is None else spectrum.sub(previous, alpha=MOMENTUM / (1.0 + MOMENTUM))
             previous = spectrum
-            waveform = self._synthesise(magnitude * (ahead / (ahead.abs() + 1e-9)))
+            waveform = self._synthesise(magnitude * ahead.sgn())
         return waveform
 
     def correct_bands(self, waveform: Tensor, log_mel: Tensor) -> Tensor:
@@ -152,7 +152,8 @@ def peak_phases(magnitude: Tensor, hop_length: int) -> Tensor:
     below, here, above = padded[..., :-2], padded[..., 1:-1], padded[..., 2:]
     bin_numbers = torch.arange(bins, device=magnitude.device).expand(here.shape)
     # Each bin points to the largest of itself and its two neighbours; following three times reaches 8 bins uphill.
-    peak = bin_numbers + torch.stack([below, here, above]).argmax(0) - 1
+    up = (above > here) & (above > below)
+    peak = bin_numbers + up.long() - ((below >= here) & ~up).long()
     for _ in range(3):
         peak = peak.gather(-1, peak)
     offset = 0.5 * (below - above) / (below - 2.0 * here + above).clamp(max=-1e-6)

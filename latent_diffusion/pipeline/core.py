@@ -116,6 +116,15 @@ class LatentPipeline:
         blended = windows.scaled(self.settings.autoencoder.reduction).blend(log_mels)
         return blended.reshape(*z.shape[:-3], *blended.shape[-2:])
 
+    def averaged_log_mels(self, z: Tensor, sampling: SamplingSettings) -> Tensor:
+        """Log-mels (B, ..., T, M) that sampled latents (B * average, ..., C, T/r, F) have in the mean.
+
+        Estimates of one posterior mean differ by the network's error alone: their mean is taken first and decoded once.
+        """
+        if sampling.sampler == POSTERIOR_MEAN:
+            return self.decode_log_mels(average(z, sampling.average), sampling.overlap)
+        return average(self.decode_log_mels(z, sampling.overlap), sampling.average)
+
     @torch.no_grad()
     def vocode(self, log_mel: Tensor, overlap: float = DEFAULT_OVERLAP) -> Tensor:
         """Waveforms (..., T * hop_length) of log-mels (..., T, M), blended from windows where there are several."""
@@ -266,11 +275,11 @@ class LatentPipeline:
         z = self.denoise(task, mixture, stems, seeds, s, progress)
         made = task.generated(self.stems)
         given = stems.to(self.device) if len(made) < len(self.stems) else None
-        result = self.finish(z, made, given, s)
-        if isinstance(task, Separation) and task.refine == "mask":
-            result.waveforms = self._cut_out(mixture[:: s.average], result.log_mels, task.mask_exponent)
-            result.mixture = mix(result.waveforms)
-        return result
+        if not (isinstance(task, Separation) and task.refine == "mask"):
+            return self.finish(z, made, given, s)
+        log_mels = self.averaged_log_mels(z, s)
+        waveforms = self._cut_out(mixture[:: s.average], log_mels, task.mask_exponent)
+        return MultiTrackResult(self.stems, made, average(z, s.average), log_mels, waveforms, mix(waveforms))
 
     def _cut_out(self, mixture: Tensor, log_mels: Tensor, exponent: float = MASK_EXPONENT) -> Tensor:
         """Mixtures (B, N) taken apart by their stems' log-mels (B, S, T, M): (B, S, N)."""
@@ -285,7 +294,7 @@ class LatentPipeline:
         """Decode sampled latents (B * average, S, C, T/r, F); given stems (B, S, N) come back as the original audio."""
         s = sampling or SamplingSettings()
         indices, overlap = [self.stems.index(stem) for stem in made], s.overlap
-        made_log_mels = average(self.decode_log_mels(z[:, indices], overlap), s.average)
+        made_log_mels = self.averaged_log_mels(z[:, indices], s)
         made_waveforms = self.vocode(made_log_mels, overlap)
         if given is None:
             log_mels, waveforms = made_log_mels, made_waveforms

@@ -13,7 +13,7 @@ from latent_diffusion.diffusion.guidance import Scale
 from latent_diffusion.diffusion.samplers import Progress
 from latent_diffusion.errors import DataError
 from latent_diffusion.pipeline.continuation import go_on
-from latent_diffusion.pipeline.core import LatentPipeline, average
+from latent_diffusion.pipeline.core import LatentPipeline
 from latent_diffusion.pipeline.inputs import ArraySource, AudioSource, MonoSource, Waveform, resolve_guidance
 from latent_diffusion.pipeline.masking import MaskFilter, filter_stream, soft_masks
 from latent_diffusion.pipeline.results import SamplingSettings, mix
@@ -176,8 +176,7 @@ class MultiTrackPipeline(LatentPipeline):
             return _cut(pieces, mono.samples)
 
         def masks(z: Tensor, _: Tensor | None) -> Tensor:
-            log_mels = average(self.decode_log_mels(z, s.overlap), s.average)
-            return torch.stack([soft_masks(item, mask_exponent) for item in log_mels])
+            return torch.stack([soft_masks(item, mask_exponent) for item in self.averaged_log_mels(z, s)])
 
         pieces = run_sections(self, job, s, masks, self.settings.autoencoder.reduction, progress)
         return filter_stream(source.read, source.samples, pieces, MaskFilter(mel, source.sample_rate))

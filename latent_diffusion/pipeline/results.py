@@ -30,7 +30,8 @@ class SamplingSettings:
             their predictions are blended at every step. 0 cuts side by side instead, every window on its own.
         section_windows: longest stretch that is sampled as one, in windows, at least 2; longer pieces are made in
             sections, each going on from the end of the one before, so that memory does not grow with the length.
-        average: separation only: so many independent results, of which the mean log-mels are taken.
+        average: separation only: so many independent results, of which the mean log-mels are taken ("mean": the mean
+            latents).
         passes: separation only: every pass after the first cuts the mixture by the stems' masks, adds noise to what it
             cut out up to the middle of the schedule, and takes the network's best guess of the clean stems from there.
         spacing: where on the schedule the steps lie, one of `latent_diffusion.diffusion.SPACINGS`; None for the
