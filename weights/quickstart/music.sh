@@ -36,6 +36,13 @@ for file in midi/mma/*.mma; do
 done
 python -m data.render_midi --midi midi/mma_train --out music/mma1 --soundfont $fonts $vary --seed 1
 
+# Longer arrangements, none of them in the held-out styles.
+python -m data.mma --out midi/mma0 --songs 30 --seed 1 --seconds 60 150
+for file in midi/mma0/*.mma; do
+  if grep -qE "^Groove [^:]*/($styles):" "$file"; then rm "$file" "${file%.mma}.mid"; fi
+done
+python -m data.render_midi --midi midi/mma0 --out music/mma0 --soundfont $fonts $vary --seed 1
+
 # Our own composer.
 python -m data.synthetic --out music/composed --tracks 60 --seed 11 --seconds 50 80 --workers 1
 
