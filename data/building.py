@@ -157,9 +157,7 @@ def _write_statistics(folder: Path, songs: dict[str, dict], failures: list[Failu
     summary = summarise(songs)
     left_out = [{"track": f.name, "reason": f.reason} for f in failures]
     content = {"summary": summary, "left_out": left_out, "tracks": songs}
-    partial = folder / ".statistics.json.partial"
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(partial, folder / "statistics.json")
+    write_file(folder / "statistics.json", (json.dumps(content, indent=1) + "\n").encode())
 
 
 def print_summary(folder: Path, songs: dict[str, dict], failures: Sequence[Failure]) -> None:
@@ -213,8 +211,30 @@ def split_name(text: str) -> str:
     return text
 
 
-def run_command(command: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
-    """Runs a command; an error of the user's is one line on stderr and exit status 2, with --debug a traceback."""
+def add_build_options(parser: argparse.ArgumentParser, what: str) -> None:
+    """Adds the options of every maker of a split: --split, --workers (each makes a `what` at a time) and --quiet."""
+    parser.add_argument("--split", type=split_name, default="train", help="folder of the split (default train)")
+    parser.add_argument(
+        "--workers",
+        type=positive,
+        default=min(8, os.cpu_count() or 1),
+        metavar="W",
+        help=f"processes, a {what} each (default: one a core, at most 8)",
+    )
+    parser.add_argument("--quiet", action="store_true", help="print the summary only")
+
+
+def run_command(
+    command: Callable[[argparse.Namespace], int], parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> int:
+    """Runs a command with the arguments in `argv`, None for the command line's; --debug is added to the parser's.
+
+    Returns:
+        Exit status: the command's; 2 for an error of the user's, one line on stderr (with --debug a traceback); 130
+        when interrupted.
+    """
+    parser.add_argument("--debug", action="store_true", help="tracebacks instead of one-line errors")
+    arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         return command(arguments)

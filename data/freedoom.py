@@ -141,7 +141,7 @@ def extract(wads: Sequence[Path], out: Path) -> Found:
     return found
 
 
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m data.freedoom",
@@ -158,8 +158,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help=f"WAD files, or folders of them (default {DEFAULT_WADS})",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="MIDI_DIR", help="folder for the MIDI files")
-    parser.add_argument("--debug", action="store_true", help="tracebacks instead of one-line errors")
-    return parser.parse_args(argv)
+    return parser
 
 
 def _command(arguments: argparse.Namespace) -> int:
@@ -170,12 +169,8 @@ def _command(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point.
-
-    Returns:
-        Exit status: 0, or 2 for an error of the user's.
-    """
-    return run_command(_command, parse_arguments(argv))
+    """Entry point; returns the exit status, see `run_command`."""
+    return run_command(_command, make_parser(), argv)
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def make_song(
     raise DataError(f"{file}: none of {_ATTEMPTS} charts gave a song; the last reason: {reason}")
 
 
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m data.mma",
@@ -143,8 +143,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--library", type=Path, default=LIBRARY, metavar="DIR", help=f"grooves (default {LIBRARY})")
     parser.add_argument("--workers", type=positive, default=1, metavar="W", help="runs of mma at a time (default 1)")
-    parser.add_argument("--debug", action="store_true", help="tracebacks instead of one-line errors")
-    return parser.parse_args(argv)
+    return parser
 
 
 def _command(arguments: argparse.Namespace) -> int:
@@ -167,12 +166,8 @@ def _command(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point.
-
-    Returns:
-        Exit status: 0, or 2 for an error of the user's.
-    """
-    return run_command(_command, parse_arguments(argv))
+    """Entry point; returns the exit status, see `run_command`."""
+    return run_command(_command, make_parser(), argv)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 import pretty_midi
 
 from data import variation
-from data.building import Job, build_split, positive, print_summary, run_command, split_name, track_name
+from data.building import Job, add_build_options, build_split, print_summary, run_command, track_name
 from data.rendering import (
     DEFAULT_SOUNDFONT,
     MIXTURE_PEAK,
@@ -138,7 +137,7 @@ def find_midi(folder: Path) -> list[Path]:
     return files
 
 
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m data.render_midi",
@@ -152,7 +151,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--midi", type=Path, required=True, metavar="DIR", help="folder of .mid and .midi files, any depth"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="root of the dataset")
-    parser.add_argument("--split", type=split_name, default="train", help="folder of the split (default train)")
     parser.add_argument(
         "--min-stems", type=int, choices=(1, 2, 3, 4), default=1, help="leave out songs with fewer classes (default 1)"
     )
@@ -172,16 +170,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     ):
         parser.add_argument(f"--{option}", choices=("random",), default=None, help=f"{what}; recorded in song.json")
     parser.add_argument("--seed", type=int, default=0, metavar="K", help="of what is drawn at random (default 0)")
-    parser.add_argument(
-        "--workers",
-        type=positive,
-        default=min(8, os.cpu_count() or 1),
-        metavar="W",
-        help="processes, a file each (default: one a core, at most 8)",
-    )
-    parser.add_argument("--quiet", action="store_true", help="print the summary only")
-    parser.add_argument("--debug", action="store_true", help="tracebacks instead of one-line errors")
-    return parser.parse_args(argv)
+    add_build_options(parser, "file")
+    return parser
 
 
 def _command(arguments: argparse.Namespace) -> int:
@@ -208,12 +198,8 @@ def _command(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point.
-
-    Returns:
-        Exit status: 0, or 2 for an error of the user's.
-    """
-    return run_command(_command, parse_arguments(argv))
+    """Entry point; returns the exit status, see `run_command`."""
+    return run_command(_command, make_parser(), argv)
 
 
 if __name__ == "__main__":

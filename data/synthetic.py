@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
-from data.building import Job, build_split, positive, print_summary, run_command, split_name, track_name
+from data.building import Job, add_build_options, build_split, positive, print_summary, run_command, track_name
 from data.composer import STEMS, Song, compose, perform
 from data.rendering import MIXTURE_PEAK, balance, limit_peak, render_stems, to_pcm, write_track
 from data.report import describe_stems
@@ -88,7 +87,7 @@ def plan_jobs(out: Path, split: str, tracks: int, seed: int, seconds: Sequence[f
     return jobs
 
 
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m data.synthetic",
@@ -100,7 +99,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="root of the dataset")
     parser.add_argument("--tracks", type=positive, required=True, metavar="N", help="songs in the split")
     parser.add_argument("--seed", type=int, default=0, metavar="K", help="every choice follows from it (default 0)")
-    parser.add_argument("--split", type=split_name, default="train", help="folder of the split (default train)")
     parser.add_argument(
         "--valid-tracks", type=positive, default=None, metavar="M", help="also make DIR/valid with so many other songs"
     )
@@ -112,19 +110,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="S",
         help="wanted length of a song, or the shortest and longest (default 40 90); songs end at a bar line near it",
     )
-    parser.add_argument(
-        "--workers",
-        type=positive,
-        default=min(8, os.cpu_count() or 1),
-        metavar="W",
-        help="processes, a song each (default: one a core, at most 8)",
-    )
-    parser.add_argument("--quiet", action="store_true", help="print the summary only")
-    parser.add_argument("--debug", action="store_true", help="tracebacks instead of one-line errors")
-    return parser.parse_args(argv)
+    add_build_options(parser, "song")
+    return parser
 
 
 def _command(arguments: argparse.Namespace) -> int:
+    """Makes the splits; returns the exit status: 0, or 1 when a song is missing."""
     seconds = arguments.seconds * 2 if len(arguments.seconds) == 1 else arguments.seconds
     if len(seconds) != 2 or not 10.0 <= seconds[0] <= seconds[1] <= 600.0:
         found = " ".join(f"{s:g}" for s in arguments.seconds)
@@ -146,12 +137,8 @@ def _command(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point.
-
-    Returns:
-        Exit status: 0, or 1 when a song is missing, or 2 for an error of the user's.
-    """
-    return run_command(_command, parse_arguments(argv))
+    """Entry point; returns the exit status, see `run_command`."""
+    return run_command(_command, make_parser(), argv)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -42,12 +42,6 @@ class EMA(nn.Module):
         decay = min(float(self.decay), (1 + n) / (10 + n))
         shadows, parameters = zip(*self._pairs(model), strict=True)
         torch._foreach_lerp_(list(shadows), [p.detach() for p in parameters], 1.0 - decay)
-
-    @torch.no_grad()
-    def set_shadows(self, values: Mapping[str, Tensor]) -> None:
-        """Replace the averages by tensors given under the parameters' dotted names."""
-        for name, value in values.items():
-            getattr(self, shadow_name(name)).copy_(value)
 
     @contextmanager
     def averaged(self, model: nn.Module) -> Iterator[None]:

@@ -15,25 +15,22 @@ import torch
 from torch import Generator, Tensor, nn
 
 from latent_diffusion.checkpoints import (
-    FIRST_STAGE_PREFIX,
     WeightsFile,
     check_fits,
-    check_state,
+    check_networks,
+    check_optimiser,
     expect_kind,
-    first_stage_state,
-    fit_state,
     load_autoencoder,
     load_vocoder,
-    log_left_out,
+    merge_state,
     read_weights,
     scale_of,
-    unet_state,
     weights_of,
 )
 from latent_diffusion.diffusion import NoiseSchedule
 from latent_diffusion.diffusion.loss import LossSettings, diffusion_loss
-from latent_diffusion.ema import EMA, shadow_name
-from latent_diffusion.errors import CheckpointError, ConfigError
+from latent_diffusion.ema import EMA
+from latent_diffusion.errors import ConfigError
 from latent_diffusion.first_stage import DiagonalGaussian, FirstStage
 from latent_diffusion.noise import NoiseSource
 from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings
@@ -170,12 +167,7 @@ class MusicLDM(pl.LightningModule):
             CheckpointError: the file does not fit the settings; says which value of the configuration would.
         """
         check_fits(weights, self.settings, own_vocoder)
-        check_state(self.model.diffusion_model, unet_state(weights, ema=False), weights.path, "U-Net")
-        if weights.has_ema:
-            check_state(self.model.diffusion_model, unet_state(weights, ema=True), weights.path, "averaged U-Net")
-        if own_vocoder:
-            check_state(self.first_stage_model, first_stage_state(weights), weights.path, "first stage")
-        scale_of(weights)
+        check_networks(weights, self.model.diffusion_model, self.first_stage_model if own_vocoder else None)
 
     def load_model(self, path: str | Path, vocoder: str | Path | None = None) -> WeightsFile:
         """All weights, averaged ones included, from an MSG-LD checkpoint of this project or a published one.
@@ -192,23 +184,12 @@ class MusicLDM(pl.LightningModule):
         """
         weights = expect_kind(read_weights(path), "msgld")
         self.check_model(weights, own_vocoder=vocoder is None)
-        fit_state(self.model.diffusion_model, unet_state(weights, ema=False), weights.path, "U-Net")
-        used = ["U-Net", "VAE", "vocoder"]
-        if self.model_ema is not None:
-            averaged = unet_state(weights, ema=weights.has_ema)
-            with torch.no_grad():
-                self.model_ema.set_shadows({f"diffusion_model.{name}": value for name, value in averaged.items()})
-                if "model_ema.num_updates" in weights.tensors:
-                    self.model_ema.num_updates.copy_(weights.tensors["model_ema.num_updates"])
-            used.append("averaged U-Net")
-        if vocoder is None:
-            fit_state(self.first_stage_model, first_stage_state(weights), weights.path, "first stage")
-        else:
-            self.load_first_stage(path, vocoder)
         self._set_scale(scale_of(weights))
-        if "logvar" in weights.tensors and weights.tensors["logvar"].shape == self.logvar.shape:
-            self.logvar.data.copy_(weights.tensors["logvar"])
-        log_left_out(weights, *used)
+        others = ("logvar", "model_ema.num_updates")
+        state = merge_state(weights, self.state_dict(), others, first_stage=vocoder is None)
+        self.load_state_dict(state, assign=self.logvar.is_meta)  # a model without memory takes the tensors themselves
+        if vocoder is not None:
+            self.load_first_stage(path, vocoder)
         return weights
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -221,35 +202,11 @@ class MusicLDM(pl.LightningModule):
         """
         weights = expect_kind(weights_of(checkpoint, "checkpoint"), "msgld")
         self.check_model(weights)
-        self._check_optimiser(checkpoint)
+        check_optimiser(checkpoint, self._trained_parameters())
         self._set_scale(scale_of(weights))
-        state = self.state_dict()  # what is not in the file keeps its present value
-        state |= {f"model.diffusion_model.{key}": value for key, value in unet_state(weights, ema=False).items()}
-        if self.model_ema is not None:
-            for key, value in unet_state(weights, ema=weights.has_ema).items():
-                state[f"model_ema.{shadow_name(f'diffusion_model.{key}')}"] = value
-        state |= {FIRST_STAGE_PREFIX + key: value for key, value in first_stage_state(weights).items()}
-        others = ("logvar", "model_ema.decay", "model_ema.num_updates")
-        state |= {key: weights.tensors[key] for key in others if key in weights.tensors and key in state}
-        checkpoint["state_dict"] = state
-        averaged = ["averaged U-Net"] if self.model_ema is not None else []
-        log_left_out(weights, "U-Net", "VAE", "vocoder", *averaged)
-
-    def _check_optimiser(self, checkpoint: dict[str, Any]) -> None:
-        """The optimiser's state must be of the tensors that this model trains, in their order."""
         checkpoint.setdefault("lr_schedulers", [])
-        shapes = [p.shape for p in self._trained_parameters()]
-        for state in checkpoint.get("optimizer_states", []):
-            stored = [key for group in state["param_groups"] for key in group["params"]]
-            averages = [state["state"].get(key, {}).get("exp_avg") for key in stored]
-            fits = len(stored) == len(shapes) and all(
-                average is None or average.shape == shape for average, shape in zip(averages, shapes, strict=True)
-            )
-            if not fits:
-                raise CheckpointError(
-                    f"checkpoint: its optimiser trained {len(stored)} tensors that are not the {len(shapes)} trained "
-                    "here (learn_logvar?); start a new training from its weights with model.params.ckpt_path"
-                )
+        others = ("logvar", "model_ema.decay", "model_ema.num_updates")
+        checkpoint["state_dict"] = merge_state(weights, self.state_dict(), others)
 
     def _trained_parameters(self) -> list[nn.Parameter]:
         return [p for p in [*self.model.parameters(), self.logvar] if p.requires_grad]
@@ -396,18 +353,20 @@ class MusicLDM(pl.LightningModule):
         with self.averaged:
             ema = self.losses(batch, self.step_generator(2, batch_idx), 0.0)
             self.log_dict({f"val/{name}_ema": value for name, value in ema.items()}, batch_size=size, sync_dist=True)
-            return self.carry_out(batch) if self.evaluation.task is not None else None
+            return self.carry_out(batch)
 
     def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Any] | None:
         """The task alone, with averaged weights."""
         with self.averaged:
-            return self.carry_out(batch) if self.evaluation.task is not None else None
+            return self.carry_out(batch)
 
-    def carry_out(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Run the task on a batch and set the results beside the targets."""
-        task, pipeline = self.evaluation.task, self.pipeline
+    def carry_out(self, batch: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Run the task on a batch and set the results beside the targets; None without a task."""
+        task = self.evaluation.task
+        if task is None:
+            return None
         seeds = [zlib.crc32(name.encode(), self.evaluation.seed & 0xFFFFFFFF) for name in batch["name"]]
-        result = pipeline.run(task, batch["mixture"], batch["stems"], seeds, self.evaluation.sampling)
+        result = self.pipeline.run(task, batch["mixture"], batch["stems"], seeds, self.evaluation.sampling)
         stage = self.first_stage_model
         return {
             "task": task.name,

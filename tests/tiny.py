@@ -11,6 +11,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from latent_diffusion.ema import EMA
 from latent_diffusion.musicldm import EvaluationSettings, MusicLDM, TrainingSettings
 from latent_diffusion.pipeline import MultiTrackPipeline
 from latent_diffusion.settings import (
@@ -56,7 +57,7 @@ def model(
             if not parameter.any():
                 parameter.normal_(0.0, 0.05)
         if made.model_ema is not None:
-            made.model_ema.set_shadows(dict(made.model.named_parameters()))
+            made.model_ema = EMA(made.model, float(made.model_ema.decay))
         # new vocoders are next to silence, and their biases drown what little depends on the input
         for parameter in made.first_stage_model.vocoder.parameters():
             parameter.normal_(0.0, 1.0 / parameter[0].numel() ** 0.5) if parameter.dim() > 1 else parameter.zero_()

@@ -21,6 +21,7 @@ __all__ = [
     "AudioInfo",
     "audio_info",
     "read_audio",
+    "read_stretch",
     "read_window",
     "resample",
     "resampled_length",
@@ -102,6 +103,16 @@ def read_audio(path: str | Path) -> tuple[Tensor, int]:
     """
     with _open(path) as file:
         return _read_frames(file, path, 0, file.frames), file.samplerate
+
+
+def read_stretch(path: str | Path, start: int, samples: int) -> Tensor:
+    """Read samples `start` to `start + samples` of a file at its own rate: (channels, samples).
+
+    Raises:
+        DataError: as `read_audio`.
+    """
+    with _open(path) as file:
+        return _read_frames(file, path, start, samples)
 
 
 def read_window(

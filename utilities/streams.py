@@ -8,13 +8,12 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import soundfile
 import torch
 from torch import Tensor
 
 from latent_diffusion.errors import DataError
-from utilities.audio import audio_info
+from utilities.audio import audio_info, read_stretch
 
 SUBTYPES = {"wav": "FLOAT", "flac": "PCM_24"}  # float: stems may exceed 1 and must not be clipped to sum to the mixture
 FLAC_CHANNELS = 8
@@ -42,20 +41,7 @@ class FileSource:
         Raises:
             DataError: they cannot be read, or are not finite.
         """
-        try:
-            data, _ = soundfile.read(os.fspath(self.path), count, start, dtype="float32", always_2d=True)
-        except (soundfile.SoundFileError, OSError) as error:
-            raise DataError(f"{self.path}: cannot be decoded at sample {start}; replace the file") from error
-        if len(data) != count:
-            raise DataError(
-                f"{self.path}: ends after {start + len(data)} samples, its header promises {self.samples}; "
-                "replace the file"
-            )
-        if not np.isfinite(data).all():
-            raise DataError(
-                f"{self.path}: holds NaN or infinite samples between {start} and {start + count}; replace the file"
-            )
-        return torch.from_numpy(np.ascontiguousarray(data.T))
+        return read_stretch(self.path, start, count)
 
     def check(self) -> None:
         """Read all of it once, before hours are spent on its beginning.

@@ -15,6 +15,7 @@ holds them against settings and networks, `loading` fills networks, `writing` co
 from latent_diffusion.checkpoints.contents import FIRST_STAGE_PREFIX, TRAINING_ONLY, strip_prefix
 from latent_diffusion.checkpoints.fitting import (
     check_fits,
+    check_optimiser,
     check_state,
     fit_state,
     has_vocoder,
@@ -24,6 +25,7 @@ from latent_diffusion.checkpoints.fitting import (
 )
 from latent_diffusion.checkpoints.loading import (
     autoencoder_state,
+    check_networks,
     first_stage_state,
     fuse_weight_norm,
     load_autoencoder,
@@ -31,6 +33,7 @@ from latent_diffusion.checkpoints.loading import (
     load_pipeline_parts,
     load_vocoder,
     log_left_out,
+    merge_state,
 )
 from latent_diffusion.checkpoints.reading import KINDS, WeightsFile, expect_kind, read_weights, weights_of
 from latent_diffusion.checkpoints.writing import convert
@@ -42,6 +45,8 @@ __all__ = [
     "WeightsFile",
     "autoencoder_state",
     "check_fits",
+    "check_networks",
+    "check_optimiser",
     "check_state",
     "convert",
     "expect_kind",
@@ -54,6 +59,7 @@ __all__ = [
     "load_pipeline_parts",
     "load_vocoder",
     "log_left_out",
+    "merge_state",
     "read_weights",
     "scale_of",
     "settings_of",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -268,6 +268,25 @@ def fit_state(module: nn.Module, state: Mapping[str, Tensor], path: Path, part: 
     own = module.state_dict()
     on_meta = any(tensor.is_meta for tensor in own.values())
     module.load_state_dict({key: state[key].to(own[key].dtype) for key in own}, assign=on_meta)
+
+
+def check_optimiser(checkpoint: Mapping[str, Any], parameters: Sequence[nn.Parameter]) -> None:
+    """The optimisers' states of a Lightning checkpoint must be of the tensors that are trained, in their order.
+
+    Raises:
+        CheckpointError: they are not.
+    """
+    for state in checkpoint.get("optimizer_states", []):
+        stored = [key for group in state["param_groups"] for key in group["params"]]
+        averages = [state["state"].get(key, {}).get("exp_avg") for key in stored]
+        fits = len(stored) == len(parameters) and all(
+            average is None or average.shape == p.shape for average, p in zip(averages, parameters, strict=True)
+        )
+        if not fits:
+            raise CheckpointError(
+                f"checkpoint: its optimiser trained {len(stored)} tensors that are not the {len(parameters)} trained "
+                "here (learn_logvar?); start a new training from its weights with model.params.ckpt_path"
+            )
 
 
 def unet_state(weights: WeightsFile, ema: bool) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from latent_diffusion.checkpoints.contents import (
     AUTOENCODER_PARTS,
     AVERAGED,
+    EMA_PREFIX,
     FIRST_STAGE_PREFIX,
     LOSSES,
     OTHER,
     SCHEDULE,
     UNET,
+    UNET_PREFIX,
     VAE,
     VOCODER,
     group_of,
@@ -26,6 +28,7 @@ from latent_diffusion.checkpoints.contents import (
 from latent_diffusion.checkpoints.fitting import (
     check_part,
     check_schedule,
+    check_state,
     first_stage_settings_of,
     fit_state,
     scale_of,
@@ -34,6 +37,7 @@ from latent_diffusion.checkpoints.fitting import (
 )
 from latent_diffusion.checkpoints.reading import WeightsFile, expect_kind, read_weights
 from latent_diffusion.diffusion import NoiseSchedule
+from latent_diffusion.ema import shadow_name
 from latent_diffusion.errors import CheckpointError
 from latent_diffusion.first_stage import FirstStage, HiFiGAN
 from latent_diffusion.settings import ModelSettings, VocoderSettings
@@ -107,6 +111,46 @@ def autoencoder_state(weights: WeightsFile) -> dict[str, Tensor]:
     """The VAE alone, of an MSG-LD or a VAE file."""
     state = weights.tensors if weights.kind == "autoencoder" else strip_prefix(weights.tensors, FIRST_STAGE_PREFIX)
     return {key: value for key, value in state.items() if group_of("autoencoder", key) == VAE}
+
+
+def check_networks(weights: WeightsFile, unet: nn.Module, first_stage: nn.Module | None) -> None:
+    """Hold all tensors of an MSG-LD file against networks, None for a first stage that is not used.
+
+    Raises:
+        CheckpointError: see `check_state`, `unet_state` and `scale_of`.
+    """
+    check_state(unet, unet_state(weights, ema=False), weights.path, UNET)
+    if weights.has_ema:
+        check_state(unet, unet_state(weights, ema=True), weights.path, AVERAGED)
+    if first_stage is not None:
+        check_state(first_stage, first_stage_state(weights), weights.path, "first stage")
+    scale_of(weights)
+
+
+def merge_state(
+    weights: WeightsFile, own: Mapping[str, Tensor], others: Iterable[str], first_stage: bool = True
+) -> dict[str, Tensor]:
+    """The state of an MSG-LD in training with a checked file's weights in it; what the file lacks stays.
+
+    Args:
+        weights: the file; what of it is left out is named in the log.
+        own: state of the model, with averaged weights or without.
+        others: keys beside the networks' that are taken over, where file and model have them in one shape.
+        first_stage: whether the first stage is taken over.
+    """
+    taken = {UNET_PREFIX + key: value for key, value in unet_state(weights, ema=False).items()}
+    used = [UNET, VAE, VOCODER]
+    if any(key.startswith(EMA_PREFIX) for key in own):
+        for key, value in unet_state(weights, ema=weights.has_ema).items():
+            taken[EMA_PREFIX + shadow_name(f"diffusion_model.{key}")] = value
+        used.append(AVERAGED)
+    if first_stage:
+        taken |= {FIRST_STAGE_PREFIX + key: value for key, value in first_stage_state(weights).items()}
+    for key in others:
+        if key in own and key in weights.tensors and own[key].shape == weights.tensors[key].shape:
+            taken[key] = weights.tensors[key]
+    log_left_out(weights, *used)
+    return {**own, **taken}
 
 
 def load_autoencoder(module: nn.Module, path: str | Path) -> None:

@@ -37,14 +37,13 @@ from latent_diffusion.checkpoints.fitting import (
     check_values,
     first_stage_settings_of,
     mel_of,
-    scale_of,
     settings_of,
     unet_state,
 )
 from latent_diffusion.checkpoints.loading import (
     autoencoder_state,
     build_on_meta,
-    first_stage_state,
+    check_networks,
     fuse_weight_norm,
     log_left_out,
 )
@@ -162,10 +161,7 @@ def _check_all(weights: WeightsFile) -> Any:
         settings = settings_of(weights)
         check_schedule(weights, settings.diffusion)
         unet, first_stage, _ = build_on_meta(settings, path)
-        for averaged in (False, True) if weights.has_ema else (False,):
-            check_state(unet, unet_state(weights, averaged), path, "averaged U-Net" if averaged else "U-Net")
-        check_state(first_stage, first_stage_state(weights), path, "first stage")
-        scale_of(weights)
+        check_networks(weights, unet, first_stage)
         return settings
     settings, _ = first_stage_settings_of(weights)
     try:

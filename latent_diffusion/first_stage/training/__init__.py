@@ -1,5 +1,6 @@
 """Training a first stage, VAE and vocoder, on anyone's own sounds."""
 
+from latent_diffusion.first_stage.training.base import FirstStageTrainingSettings, VocoderTrainingSettings
 from latent_diffusion.first_stage.training.discriminators import PatchDiscriminator, WaveformDiscriminator
 from latent_diffusion.first_stage.training.losses import (
     AutoencoderLoss,
@@ -13,9 +14,11 @@ __all__ = [
     "AutoencoderLoss",
     "AutoencoderLossSettings",
     "AutoencoderTraining",
+    "FirstStageTrainingSettings",
     "PatchDiscriminator",
     "VocoderLoss",
     "VocoderLossSettings",
     "VocoderTraining",
+    "VocoderTrainingSettings",
     "WaveformDiscriminator",
 ]

@@ -24,41 +24,63 @@ from latent_diffusion.settings import MelSettings
 FADING = 1.0  # nepers above the log-mel of digital silence from which a bin counts as sound
 
 
-@dataclass(frozen=True)
-class SegmentSettings:
-    """Which pieces of a batch's windows a training step works on."""
+@dataclass(frozen=True, kw_only=True)
+class FirstStageTrainingSettings:
+    """How a first stage is trained; the defaults are the VAE's.
 
-    frames: int  # length in mel frames; 0: whole windows, every one of the batch
-    per_step: int  # how many a step; 0: as many as the batch has waveforms
-    silence_db: float  # dB relative to full scale; segments of a lower mean level count as silent
-    silence_weight: float  # how likely a silent segment is drawn, against 1 for an audible one
+    Args:
+        base_learning_rate, disc_learning_rate: of AdamW; None for the discriminator means the same.
+        betas: of AdamW.
+        lr_schedule: constant, exponential or cosine; see `rate_factor`.
+        lr_warmup_steps, lr_decay_steps, lr_final: of the schedule.
+        gradient_clip: largest gradient norm of each of the two networks; 0 for no clipping.
+        segment_frames: train on random pieces of this many mel frames, which is cheaper; 0 for whole windows, every
+            one of the batch.
+        segments_per_step: how many pieces a step; 0 for as many as the batch has waveforms.
+        silence_db, silence_weight: pieces whose mean level is below this (dB relative to full scale) are drawn this
+            often, against 1 for others. Has an effect with segment_frames only.
+        seed: of everything random in training.
+
+    Raises:
+        ConfigError: a value that cannot be.
+    """
+
+    base_learning_rate: float = 1e-4
+    disc_learning_rate: float | None = None
+    betas: tuple[float, float] = (0.5, 0.9)
+    lr_schedule: str = "constant"
+    lr_warmup_steps: int = 0
+    lr_decay_steps: int = 100_000
+    lr_final: float = 0.1
+    gradient_clip: float = 0.0
+    segment_frames: int = 0
+    segments_per_step: int = 0
+    silence_db: float = -60.0
+    silence_weight: float = 1.0
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("frames", "per_step", "silence_weight"):
+        for name in ("segment_frames", "segments_per_step", "silence_weight"):
             if getattr(self, name) < 0:
-                raise ConfigError(f"segments {name}: found {getattr(self, name)}, expected 0 or more")
-
-
-@dataclass(frozen=True)
-class OptimiserSettings:
-    """How both optimisers step."""
-
-    base_learning_rate: float
-    disc_learning_rate: float | None  # the discriminator's; None: the same
-    betas: tuple[float, float]  # AdamW's
-    lr_schedule: str  # constant, exponential or cosine
-    lr_warmup_steps: int
-    lr_decay_steps: int  # see `rate_factor`
-    lr_final: float  # share of the base rate reached at lr_decay_steps
-    gradient_clip: float  # largest gradient norm of each of the two networks; 0: no clipping
-
-    def __post_init__(self) -> None:
+                raise ConfigError(f"{name}: found {getattr(self, name)}, expected 0 or more")
         if self.lr_schedule not in SCHEDULES:
             raise ConfigError(f"lr_schedule: found {self.lr_schedule!r}, expected one of {', '.join(SCHEDULES)}")
         if self.lr_schedule != "constant" and self.lr_decay_steps < 1:
             raise ConfigError(
                 f"lr_decay_steps: found {self.lr_decay_steps}, expected 1 or more with {self.lr_schedule}"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocoderTrainingSettings(FirstStageTrainingSettings):
+    """As the VAE's, with the vocoder's defaults."""
+
+    base_learning_rate: float = 2e-4
+    betas: tuple[float, float] = (0.8, 0.99)
+    lr_schedule: str = "exponential"
+    lr_final: float = 0.5
+    segment_frames: int = 64
+    silence_weight: float = 0.05
 
 
 class AdversarialTraining(pl.LightningModule):
@@ -79,21 +101,17 @@ class AdversarialTraining(pl.LightningModule):
 
     kind: str
 
-    def __init__(
-        self, mel: MelSettings, loss: nn.Module, optimiser: OptimiserSettings, segments: SegmentSettings, seed: int
-    ):
+    def __init__(self, mel: MelSettings, loss: nn.Module, training: FirstStageTrainingSettings):
         super().__init__()
         self.automatic_optimization = False
-        if segments.frames > mel.frames:
+        if training.segment_frames > mel.frames:
             raise ConfigError(
-                f"segment_frames: found {segments.frames}, expected at most the {mel.frames} frames of a window"
+                f"segment_frames: found {training.segment_frames}, expected at most the {mel.frames} frames of a window"
             )
         self.mel_settings = mel
         self.log_mel = LogMel(mel)
         self.loss = loss
-        self.optimiser_settings = optimiser
-        self.segments = segments
-        self.seed = seed
+        self.training_settings = training
         self.train_step = 0
 
     # What subclasses define
@@ -110,10 +128,14 @@ class AdversarialTraining(pl.LightningModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """AdamW for the network and, where it has one, AdamW for its discriminator, in this order."""
-        o = self.optimiser_settings
-        rates = {0: o.base_learning_rate, 1: o.disc_learning_rate or o.base_learning_rate}
+        s = self.training_settings
         trained = [self.trained_parameters(), list(self.loss.discriminator.parameters())]
-        return [torch.optim.AdamW(p, lr=rates[i], betas=o.betas) for i, p in enumerate(trained) if p]
+        return [torch.optim.AdamW(p, lr=self.base_rate(i), betas=s.betas) for i, p in enumerate(trained) if p]
+
+    def base_rate(self, index: int) -> float:
+        """Base learning rate of the network, 0, or the discriminator, 1."""
+        s = self.training_settings
+        return (s.disc_learning_rate or s.base_learning_rate) if index else s.base_learning_rate
 
     def on_fit_start(self) -> None:
         """Refuse the one precision that manual optimisation with clipping cannot do right."""
@@ -127,7 +149,7 @@ class AdversarialTraining(pl.LightningModule):
 
     def generator_of_step(self) -> Generator:
         """The source of everything random in the present step."""
-        return step_generator(self.seed, self.train_step, self.global_rank)
+        return step_generator(self.training_settings.seed, self.train_step, self.global_rank)
 
     def optimise(self, index: int, loss: Tensor) -> Tensor:
         """Backward pass and step of one of the two optimisers.
@@ -139,17 +161,16 @@ class AdversarialTraining(pl.LightningModule):
         Returns:
             Norm of the gradient before clipping, detached.
         """
-        o = self.optimiser_settings
+        s = self.training_settings
         optimisers = self.optimizers()
         optimiser = optimisers[index] if isinstance(optimisers, list) else optimisers  # Lightning unpacks a single one
-        base = (o.disc_learning_rate or o.base_learning_rate) if index else o.base_learning_rate
         # Set from the step, not by a stateful scheduler: nothing to lose when the run is killed.
-        factor = rate_factor(o.lr_schedule, self.train_step, o.lr_warmup_steps, o.lr_decay_steps, o.lr_final)
+        factor = rate_factor(s.lr_schedule, self.train_step, s.lr_warmup_steps, s.lr_decay_steps, s.lr_final)
         for group in optimiser.param_groups:
-            group["lr"] = base * factor
+            group["lr"] = self.base_rate(index) * factor
         self.manual_backward(loss)
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
-        norm = nn.utils.clip_grad_norm_(parameters, o.gradient_clip if o.gradient_clip > 0 else float("inf"))
+        norm = nn.utils.clip_grad_norm_(parameters, s.gradient_clip if s.gradient_clip > 0 else float("inf"))
         if index == 0:
             optimiser.step()
         else:  # the same step through the strategy, past the counter that `trainer.global_step` reads
@@ -157,22 +178,33 @@ class AdversarialTraining(pl.LightningModule):
         optimiser.zero_grad()
         return norm.detach()
 
+    def step_discriminator(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        """One step of the discriminator, where it takes part; what to log."""
+        if not self.adversarial:
+            return {}
+        optimiser = self.optimizers()[1]
+        self.toggle_optimizer(optimiser)
+        loss = self.loss.discriminate(real, fake)
+        self.optimise(1, loss)
+        self.untoggle_optimizer(optimiser)
+        return {"discriminator": loss.detach()}
+
     def draw(self, waveforms: Tensor, generator: Generator) -> tuple[Tensor, Tensor] | None:
         """Segments of waveforms (P, N) for this step: rows and start frames, or None for all of every waveform."""
-        s, hop = self.segments, self.mel_settings.hop_length
-        if s.frames == 0:
+        s, hop = self.training_settings, self.mel_settings.hop_length
+        if s.segment_frames == 0:
             return None
-        weights = segment_weights(waveforms, hop, s.frames, s.silence_db, s.silence_weight)
-        return draw_segments(weights, s.per_step or len(waveforms), generator)
+        weights = segment_weights(waveforms, hop, s.segment_frames, s.silence_db, s.silence_weight)
+        return draw_segments(weights, s.segments_per_step or len(waveforms), generator)
 
     def cut_frames(self, log_mel: Tensor, items: Tensor, starts: Tensor) -> Tensor:
         """The drawn segments (K, frames, M) of log-mels (P, T, M)."""
-        return cut(log_mel, items, starts, self.segments.frames)
+        return cut(log_mel, items, starts, self.training_settings.segment_frames)
 
     def cut_samples(self, waveforms: Tensor, items: Tensor, starts: Tensor) -> Tensor:
         """The drawn segments (K, frames * hop) of waveforms (P, N)."""
         hop = self.mel_settings.hop_length
-        return cut(waveforms, items, starts * hop, self.segments.frames * hop)
+        return cut(waveforms, items, starts * hop, self.training_settings.segment_frames * hop)
 
     def log_mel_of(self, waveforms: Tensor) -> Tensor:
         """Log-mels (..., N // hop_length, M) of waveforms (..., N), without the extra frame that centring adds."""

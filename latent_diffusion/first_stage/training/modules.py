@@ -14,7 +14,11 @@ from latent_diffusion.first_stage.first_stage import build_vocoder
 from latent_diffusion.first_stage.mel import SILENCE
 from latent_diffusion.first_stage.patches import fit_patches
 from latent_diffusion.first_stage.spectral import SpectralVocoder
-from latent_diffusion.first_stage.training.base import AdversarialTraining, OptimiserSettings, SegmentSettings
+from latent_diffusion.first_stage.training.base import (
+    AdversarialTraining,
+    FirstStageTrainingSettings,
+    VocoderTrainingSettings,
+)
 from latent_diffusion.first_stage.training.discriminators import PatchDiscriminator
 from latent_diffusion.first_stage.training.losses import (
     AutoencoderLoss,
@@ -43,16 +47,7 @@ class AutoencoderTraining(AdversarialTraining):
         settings: the VAE.
         mel: the front end.
         loss: the objective.
-        base_learning_rate, disc_learning_rate: of AdamW; None for the discriminator means the same.
-        betas: of AdamW.
-        lr_schedule: constant, exponential or cosine; see `rate_factor`.
-        lr_warmup_steps, lr_decay_steps, lr_final: of the schedule.
-        gradient_clip: largest gradient norm of each network; 0 for no clipping.
-        segment_frames: train on random pieces of this many mel frames, which is cheaper; 0 for whole windows.
-        segments_per_step: how many pieces a step; 0 for as many as the batch has stems and mixtures.
-        silence_db, silence_weight: pieces below this level (dB relative to full scale) are drawn this often, against
-            1 for others. Has an effect with segment_frames only.
-        seed: of everything random in training.
+        options: see `FirstStageTrainingSettings`.
     """
 
     kind = "autoencoder"
@@ -62,39 +57,11 @@ class AutoencoderTraining(AdversarialTraining):
         settings: AutoencoderSettings | None = None,
         mel: MelSettings | None = None,
         loss: AutoencoderLossSettings | None = None,
-        *,
-        base_learning_rate: float = 1e-4,
-        disc_learning_rate: float | None = None,
-        betas: tuple[float, float] = (0.5, 0.9),
-        lr_schedule: str = "constant",
-        lr_warmup_steps: int = 0,
-        lr_decay_steps: int = 100_000,
-        lr_final: float = 0.1,
-        gradient_clip: float = 0.0,
-        segment_frames: int = 0,
-        segments_per_step: int = 0,
-        silence_db: float = -60.0,
-        silence_weight: float = 1.0,
-        seed: int = 0,
+        **options: Any,
     ):
         settings, mel, loss = settings or AutoencoderSettings(), mel or MelSettings(), loss or AutoencoderLossSettings()
-        super().__init__(
-            mel,
-            AutoencoderLoss(loss),
-            OptimiserSettings(
-                base_learning_rate=base_learning_rate,
-                disc_learning_rate=disc_learning_rate,
-                betas=tuple(betas),
-                lr_schedule=lr_schedule,
-                lr_warmup_steps=lr_warmup_steps,
-                lr_decay_steps=lr_decay_steps,
-                lr_final=lr_final,
-                gradient_clip=gradient_clip,
-            ),
-            SegmentSettings(segment_frames, segments_per_step, silence_db, silence_weight),
-            seed,
-        )
-        frames = segment_frames or mel.frames
+        super().__init__(mel, AutoencoderLoss(loss), FirstStageTrainingSettings(**options))
+        frames = self.training_settings.segment_frames or mel.frames
         for name, size in (("frames of a window or segment", frames), ("mel bins", mel.n_mels)):
             if size % settings.reduction:
                 raise ConfigError(
@@ -160,21 +127,14 @@ class AutoencoderTraining(AdversarialTraining):
             fit_patches(self.autoencoder, log_mel)
         drawn = self.draw(waveforms, generator)
         target = (log_mel if drawn is None else self.cut_frames(log_mel, *drawn))[:, None]
-        optimiser, disc_optimiser = self.optimizers()
-
+        optimiser = self.optimizers()[0]
         self.toggle_optimizer(optimiser)
         estimate, posterior, _ = self(target, generator)
         last_layer = self.autoencoder.decoder.conv_out.weight
         loss, parts = self.loss.generator(target, estimate, posterior, last_layer, self.adversarial)
         parts["gradient_norm"] = self.optimise(0, loss)
         self.untoggle_optimizer(optimiser)
-
-        if self.adversarial:
-            self.toggle_optimizer(disc_optimiser)
-            disc_loss = self.loss.discriminate(target, estimate)
-            self.optimise(1, disc_loss)
-            self.untoggle_optimizer(disc_optimiser)
-            parts["discriminator"] = disc_loss.detach()
+        parts |= self.step_discriminator(target, estimate)
         self.log_parts("train", {"loss": loss.detach()} | parts, len(target))
         self.train_step += 1
 
@@ -190,7 +150,7 @@ class AutoencoderTraining(AdversarialTraining):
             CPU, the mixture last. Nothing is vocoded.
         """
         target = self.log_mel_of(stems_and_mixture(batch))
-        noise = step_generator(self.seed, batch_idx, self.global_rank)
+        noise = step_generator(self.training_settings.seed, batch_idx, self.global_rank)
         parts = target.flatten(0, 1)[:, None].split(VALIDATION_BATCH)
         estimates, posteriors, latents = zip(*(self(part, noise) for part in parts), strict=True)
         estimate = torch.cat(estimates).float().reshape(target.shape)
@@ -218,9 +178,7 @@ class VocoderTraining(AdversarialTraining):
         settings: the generator.
         mel: the front end.
         loss: the objective of a HiFi-GAN; a spectral vocoder's has no settings (see `SpectralLoss`).
-        segment_frames: length of a segment in mel frames; 0 for whole windows.
-        segments_per_step: how many segments a step; 0 for as many as the batch has stems.
-        (the others): as in `AutoencoderTraining`.
+        options: see `VocoderTrainingSettings`.
     """
 
     kind = "vocoder"
@@ -230,38 +188,11 @@ class VocoderTraining(AdversarialTraining):
         settings: VocoderSettings | None = None,
         mel: MelSettings | None = None,
         loss: VocoderLossSettings | None = None,
-        *,
-        base_learning_rate: float = 2e-4,
-        disc_learning_rate: float | None = None,
-        betas: tuple[float, float] = (0.8, 0.99),
-        lr_schedule: str = "exponential",
-        lr_warmup_steps: int = 0,
-        lr_decay_steps: int = 100_000,
-        lr_final: float = 0.5,
-        gradient_clip: float = 0.0,
-        segment_frames: int = 64,
-        segments_per_step: int = 0,
-        silence_db: float = -60.0,
-        silence_weight: float = 0.05,
-        seed: int = 0,
+        **options: Any,
     ):
         settings, mel, loss = settings or VocoderSettings(), mel or MelSettings(), loss or VocoderLossSettings()
-        super().__init__(
-            mel,
-            SpectralLoss() if settings.kind == "spectral" else VocoderLoss(loss, mel),
-            OptimiserSettings(
-                base_learning_rate=base_learning_rate,
-                disc_learning_rate=disc_learning_rate,
-                betas=tuple(betas),
-                lr_schedule=lr_schedule,
-                lr_warmup_steps=lr_warmup_steps,
-                lr_decay_steps=lr_decay_steps,
-                lr_final=lr_final,
-                gradient_clip=gradient_clip,
-            ),
-            SegmentSettings(segment_frames, segments_per_step, silence_db, silence_weight),
-            seed,
-        )
+        objective = SpectralLoss() if settings.kind == "spectral" else VocoderLoss(loss, mel)
+        super().__init__(mel, objective, VocoderTrainingSettings(**options))
         if settings.num_mels != mel.n_mels:
             raise ConfigError(f"vocoder num_mels: found {settings.num_mels}, expected the {mel.n_mels} mel bins")
         if settings.kind == "hifigan":
@@ -271,7 +202,7 @@ class VocoderTraining(AdversarialTraining):
 
     def _check_sizes(self, settings: VocoderSettings, loss: VocoderLossSettings) -> None:
         """Hold a HiFi-GAN's upsampling and its loss's FFTs against the front end and the segments."""
-        mel, segment_frames = self.mel_settings, self.segments.frames
+        mel, segment_frames = self.mel_settings, self.training_settings.segment_frames
         samples = (segment_frames or mel.frames) * mel.hop_length
         needed = max([mel.n_fft, *(loss.stft_ffts if loss.stft_weight > 0 else ())]) // 2 + 1
         if samples < needed:
@@ -338,16 +269,9 @@ class VocoderTraining(AdversarialTraining):
                 real = self.cut_samples(waveforms, items, starts)
         real = real[:, None]
         fake = self(log_mel)
-        optimiser, disc_optimiser = self.optimizers()
-        parts: dict[str, Tensor] = {}
+        parts = self.step_discriminator(real, fake)
 
-        if self.adversarial:
-            self.toggle_optimizer(disc_optimiser)
-            disc_loss = self.loss.discriminate(real, fake)
-            self.optimise(1, disc_loss)
-            self.untoggle_optimizer(disc_optimiser)
-            parts["discriminator"] = disc_loss.detach()
-
+        optimiser = self.optimizers()[0]
         self.toggle_optimizer(optimiser)
         loss, generator_parts = self.loss.generator(real, fake, self.adversarial)
         parts |= {"loss": loss.detach()} | generator_parts
