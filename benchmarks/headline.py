@@ -109,7 +109,8 @@ def compare(pipeline: MultiTrackPipeline, track: Path, sampling: SamplingSetting
                 errors[name] = statistics.mean(log_mel_mse(made[i], truth[i]) for i in sounding)
                 print(f"round {number + 1}  {name:<22} {taken[name][-1]:8.2f} s", flush=True)
     seconds, threads = pipeline.settings.mel.window_seconds, torch.get_num_threads()
-    print(f"\n{track.name}, {seconds:g} s, {threads} threads; network calls: {2 * STEPS}, {STEPS} and {sampling.calls}")
+    calls = sampling.calls * sampling.average
+    print(f"\n{track.name}, {seconds:g} s, {threads} threads; network calls: {2 * STEPS}, {STEPS} and {calls}")
     print("| | seconds | against published | against one branch | real-time factor | log-mel error, nats^2 |")
     print("|---" * 6 + "|")
     for name, values in taken.items():
@@ -200,7 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--stems", type=Path, help="folder with one folder a track; its first window is separated")
     parser.add_argument("--track", help="which (default: the first)")
     parser.add_argument(
-        "--variant", default="sampler=dpm++,steps=10", metavar="KEY=VALUE,...", help="default: %(default)s"
+        "--variant", default="sampler=mean,average=8", metavar="KEY=VALUE,...", help="default: %(default)s"
     )
     parser.add_argument("--rounds", type=int, default=2, help="turns of each way (default: %(default)s)")
     parser.add_argument("--full", action="store_true", help="the published size, by its parts")
