@@ -53,6 +53,20 @@ def test_averages_of_independent_results(tiny: MultiTrackPipeline) -> None:
     assert both.waveforms.shape == single[0].waveforms.shape
 
 
+def test_averaged_posterior_means_are_decoded_once(tiny: MultiTrackPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded, decode = [], tiny.decode_log_mels
+
+    def watched(z: torch.Tensor, overlap: float) -> torch.Tensor:
+        decoded.append(z)
+        return decode(z, overlap)
+
+    monkeypatch.setattr(tiny, "decode_log_mels", watched)
+    monkeypatch.setattr(tiny.schedule, "settings", replace(tiny.schedule.settings, parameterization="v"))
+    both = tiny.run(Separation(), batch(2)["mixture"], None, [1, 2], SamplingSettings(sampler="mean", average=3))
+    assert [len(z) for z in decoded] == [2]
+    torch.testing.assert_close(decoded[0], both.latents)
+
+
 @pytest.mark.parametrize("overlap", [0.25, 0.0])
 @pytest.mark.parametrize("seconds", [0.2, 1.0])
 def test_averages_of_whole_songs(tiny: MultiTrackPipeline, seconds: float, overlap: float) -> None:
