@@ -109,8 +109,8 @@ def compare(pipeline: MultiTrackPipeline, track: Path, sampling: SamplingSetting
                 errors[name] = statistics.mean(log_mel_mse(made[i], truth[i]) for i in sounding)
                 print(f"round {number + 1}  {name:<22} {taken[name][-1]:8.2f} s", flush=True)
     seconds, threads = pipeline.settings.mel.window_seconds, torch.get_num_threads()
-    calls = sampling.calls * sampling.average
-    print(f"\n{track.name}, {seconds:g} s, {threads} threads; network calls: {2 * STEPS}, {STEPS} and {calls}")
+    calls = f"{2 * STEPS}, {STEPS} and {sampling.calls_in_all}"
+    print(f"\n{track.name}, {seconds:g} s, {threads} threads; network calls: {calls}")
     print("| | seconds | against published | against one branch | real-time factor | log-mel error, nats^2 |")
     print("|---" * 6 + "|")
     for name, values in taken.items():

@@ -72,7 +72,7 @@ def measure(pipeline: MultiTrackPipeline, track: Track, variant: Variant) -> lis
             "track": track.name,
             "stem": stem,
             "error": log_mel_mse(log_mels[i], truth[i, :frames]),
-            "calls": variant.sampling.calls * variant.sampling.average,
+            "calls": variant.sampling.calls_in_all,
             "seconds": took,
         }
         for i, stem in enumerate(pipeline.stems)

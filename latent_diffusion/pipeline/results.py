@@ -74,6 +74,11 @@ class SamplingSettings:
         """Network calls for each window and each averaged result."""
         return (1 if self.sampler == POSTERIOR_MEAN else self.steps) + self.passes - 1
 
+    @property
+    def calls_in_all(self) -> int:
+        """Network calls for each window, those of all averaged results together."""
+        return self.calls * self.average
+
 
 @dataclass
 class MultiTrackResult:

@@ -1,6 +1,6 @@
 #!/bin/sh
 # What each source of music is worth: the same network, trained for the same number of steps on more and more of ./music, judged on
-# real songs. Prints one line for each row of the table in README.md. Needs music.sh and the first stage (vae.yaml).
+# real songs. Prints the results of each row of the table in README.md. Needs music.sh and the first stage (vae.yaml).
 set -e
 steps=600
 stems=${1:-../shared/real_stems/test}
