@@ -20,6 +20,7 @@ from latent_diffusion.first_stage import LogMel
 from latent_diffusion.pipeline.masking import mask_mixture
 from latent_diffusion.resampling import resample
 from latent_diffusion.settings import MelSettings
+from latent_diffusion.tasks import MASK_ROUNDS
 from utilities.audio import read_audio
 from utilities.evaluation.metrics import si_sdr_improvement
 
@@ -39,6 +40,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stems", type=Path, required=True, help="folder with one folder a track")
     parser.add_argument("--exponents", type=float, nargs="+", default=[1.0, 2.0, 3.0])
+    parser.add_argument("--rounds", type=int, default=MASK_ROUNDS, help="of the masks (default: %(default)s)")
     parser.add_argument("--noise", type=float, nargs="*", default=[1.0], help="errors of the log-mels, in nepers")
     options = parser.parse_args()
     mel = MelSettings()
@@ -55,7 +57,7 @@ def main() -> int:
             for error in (0.0, *options.noise):
                 noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))
                 for exponent in options.exponents:
-                    made = mask_mixture(mixture, rate, truth + error * noise, mel, exponent)
+                    made = mask_mixture(mixture, rate, truth + error * noise, mel, exponent, options.rounds)
                     largest = max(largest, float((made.sum(0) - mixture).abs().max()))
                     for (name, target), estimate in zip(stems.items(), made, strict=True):
                         value = si_sdr_improvement(estimate, target, mixture)

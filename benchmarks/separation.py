@@ -9,8 +9,9 @@ per stem and in all, with 95 % intervals from resampling tracks, it prints
 
 - the squared error of the log-mels (nats^2), beside that of the bare mixture taken as every stem and that of the true
   stems sent through the VAE, below which no sample can be expected to come;
-- SI-SDR improvement (dB) of stems cut out by masks, at the files' own rate, for every `--exponents`, beside that of
-  masks from the true stems' log-mels (oracle), which bounds it, and from what the VAE makes of those;
+- SI-SDR improvement (dB) of stems cut out by masks, at the files' own rate, for every `--exponents` and
+  `--rounds`, beside that of masks from the true stems' log-mels (oracle), which bounds it, and from what the VAE makes
+  of those;
 - SI-SDR improvement of what the vocoder makes of the log-mels, at the model's rate;
 - seconds of computing for 10.24 s of music.
 """
@@ -22,6 +23,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -34,7 +36,7 @@ from latent_diffusion.errors import ConfigError, DataError, MSGLDError
 from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings, mask_mixture
 from latent_diffusion.pipeline.sections import Job, run_sections
 from latent_diffusion.resampling import resample
-from latent_diffusion.tasks import Separation
+from latent_diffusion.tasks import MASK_ROUNDS, Separation
 from utilities.evaluation.metrics import MetricTable, is_silent, log_mel_mse, si_sdr_improvement, write_metrics
 from utilities.songs import load_model
 
@@ -143,8 +145,8 @@ def separate(pipeline: MultiTrackPipeline, track: Track, variant: Variant) -> Te
 class Scores:
     """Scores of log-mels, by the name of what made them."""
 
-    def __init__(self, pipeline: MultiTrackPipeline, exponents: list[float], vocoder: bool):
-        self.pipeline, self.exponents, self.vocoder = pipeline, exponents, vocoder
+    def __init__(self, pipeline: MultiTrackPipeline, exponents: list[float], rounds: list[int], vocoder: bool):
+        self.pipeline, self.masks, self.vocoder = pipeline, list(product(exponents, rounds)), vocoder
         self.error, self.masked, self.vocoded = MetricTable(), MetricTable(), MetricTable()
 
     def add(self, track: Track, name: str, log_mels: Tensor, truth: Tensor, waveforms: bool = True) -> None:
@@ -154,11 +156,11 @@ class Scores:
         sounding = [i for i, stem in enumerate(low) if not is_silent(stem)]
         for i in sounding:
             self.error.add(track.name, self.pipeline.stems[i], name, log_mel_mse(log_mels[i], truth[i]))
-        for exponent in self.exponents if waveforms else ():
-            made = mask_mixture(mixture[None], track.rate, log_mels, mel, exponent)[:, 0]
+        for exponent, rounds in self.masks if waveforms else ():
+            made = mask_mixture(mixture[None], track.rate, log_mels, mel, exponent, rounds)[:, 0]
             for i in sounding:
                 value = si_sdr_improvement(made[i], track.stems[i], mixture)
-                self.masked.add(track.name, self.pipeline.stems[i], f"{name}  p={exponent:g}", value)
+                self.masked.add(track.name, self.pipeline.stems[i], f"{name}  p={exponent:g}, {rounds} rounds", value)
         if waveforms and self.vocoder:
             made = self.pipeline.vocode(log_mels.to(self.pipeline.device)).cpu()[:, : track.samples]
             for i in sounding:
@@ -216,6 +218,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--stems", type=Path, required=True, help="folder with one folder a track")
     parser.add_argument("--variant", action="append", metavar="KEY=VALUE,...", help="repeat for more")
     parser.add_argument("--exponents", type=float, nargs="+", default=[2.0], metavar="P", help="of the masks")
+    parser.add_argument("--rounds", type=int, nargs="+", default=[MASK_ROUNDS], metavar="N", help="of the masks")
     parser.add_argument("--tracks", nargs="+", default=[], metavar="NAME", help="only these tracks")
     parser.add_argument("--seconds", type=float, default=1e6, help="only the beginning of each track")
     parser.add_argument("--no-vocoder", action="store_true", help="leave out what the vocoder makes")
@@ -226,7 +229,7 @@ def main(arguments: list[str] | None = None) -> int:
         variants = [parse_variant(text) for text in options.variant or ["sampler=ddim,steps=20,eta=0", "sampler=mean"]]
         pipeline = load_model(options.model, options.device)
         tracks = list(read_tracks(options.stems, pipeline, options.tracks, options.seconds))
-        scores = Scores(pipeline, options.exponents, not options.no_vocoder)
+        scores = Scores(pipeline, options.exponents, options.rounds, not options.no_vocoder)
         took = measure(pipeline, tracks, variants, scores)
     except (MSGLDError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -13,6 +13,8 @@ from latent_diffusion.errors import ConfigError
 
 REFINEMENTS = ("mask", "none")
 MASK_EXPONENT = 2.0  # of the mel magnitudes: 2 compares energies
+MEAN_MASK_EXPONENT = 0.6  # of expected stems, which hedge: their masks must be soft
+MASK_ROUNDS = 2  # in which masks are sharpened beyond the width of mel bands
 
 
 def _any_nonzero(scale: Scale) -> bool:
@@ -56,19 +58,23 @@ class Separation(Task):
         guidance_scale: above 1 follows the mixture more closely.
         refine: "mask" for waveforms cut out of the mixture itself by the stems' log-mels, which sum to it; "none", as
             published, for what the vocoder makes of the log-mels.
-        mask_exponent: of the magnitudes that the masks compare; above 2 decides harder.
+        mask_exponent: of the magnitudes that the masks compare; more decides harder. None for what suits the sampler.
+        mask_rounds: in which the masks are sharpened (see `pipeline.kernels`); 0: as wide as mel bands.
     """
 
     refine: str = "none"
-    mask_exponent: float = MASK_EXPONENT
+    mask_exponent: float | None = None
+    mask_rounds: int = MASK_ROUNDS
 
     name = "separation"
 
     def __post_init__(self) -> None:
         if self.refine not in REFINEMENTS:
             raise ConfigError(f"refine: found {self.refine!r}, expected one of {', '.join(REFINEMENTS)}")
-        if not (math.isfinite(self.mask_exponent) and self.mask_exponent > 0):
+        if self.mask_exponent is not None and not (math.isfinite(self.mask_exponent) and self.mask_exponent > 0):
             raise ConfigError(f"mask exponent: found {self.mask_exponent}, expected a number above 0")
+        if self.mask_rounds < 0:
+            raise ConfigError(f"mask rounds: found {self.mask_rounds}, expected 0 or more")
         if not self.needs_mixture:
             raise ConfigError(
                 "separation: guidance scale 0 leaves the mixture out; use a scale above 0 or task generation"

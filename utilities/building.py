@@ -129,7 +129,7 @@ def _build_task(config: Config) -> Task:
     e = config.model.params.evaluation_params
     task = make_task(task_name(config), guidance_scale(config), tuple(config.data.params.path.stems_to_inpaint))
     if isinstance(task, Separation):
-        return replace(task, refine=e.refine, mask_exponent=e.mask_exponent)
+        return replace(task, refine=e.refine, mask_exponent=e.mask_exponent, mask_rounds=e.mask_rounds)
     for name, plain in {"refine": "none", "average": 1, "passes": 1}.items():
         if getattr(e, name) != plain:
             where = f"{config.path}: model.params.evaluation_params.{name}"

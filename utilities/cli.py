@@ -12,7 +12,7 @@ from latent_diffusion.errors import ConfigError, MSGLDError
 from utilities.evaluation.commands import add_commands
 from utilities.models import DEFAULT_MODEL, names_here
 
-MEAN_DEFAULTS = (8, 0.7)  # results averaged, and the masks' exponent: expected stems hedge, so masks must be soft
+MEAN_AVERAGE = 8  # results of --sampler mean that are averaged
 DESCRIPTION = """\
 Take songs apart, make new ones, or make the missing stems of one, with a trained MSG-LD model.
 
@@ -67,7 +67,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--mask-power",
         type=float,
         metavar="P",
-        help="of the magnitudes that masks compare; more decides harder (default: 2, with --sampler mean 0.7)",
+        help="of the magnitudes that masks compare; more decides harder (default: 2, with --sampler mean 0.6)",
+    )
+    separate.add_argument(
+        "--mask-rounds",
+        type=int,
+        default=2,
+        metavar="N",
+        help="in which tones and drum hits within a mel band are told apart; 0: not at all (default: %(default)s)",
     )
     separate.add_argument(
         "--average", type=int, metavar="K", help="mean of K results, for the masks (default: 1, with --sampler mean 8)"
@@ -212,7 +219,6 @@ def _check(options: argparse.Namespace) -> dict:
 
 def _separate(options: argparse.Namespace) -> int:
     from latent_diffusion.pipeline.results import POSTERIOR_MEAN
-    from latent_diffusion.tasks import MASK_EXPONENT
     from utilities.songs import Tally, find_songs, load_model, separate_songs
 
     common, tally = _check(options), Tally()
@@ -223,9 +229,7 @@ def _separate(options: argparse.Namespace) -> int:
         pipeline = load_model(options.model, options.device)
         predicts_noise = pipeline.schedule.settings.parameterization == "eps"
         sampler = options.sampler or ("ddim" if predicts_noise else POSTERIOR_MEAN)
-        average, exponent = MEAN_DEFAULTS if sampler == POSTERIOR_MEAN else (1, MASK_EXPONENT)
-        if options.average is not None:
-            average = options.average
+        average = options.average or (MEAN_AVERAGE if sampler == POSTERIOR_MEAN else 1)
         common["sampling"] = replace(common["sampling"], sampler=sampler, average=average)
         separate_songs(
             pipeline,
@@ -233,7 +237,8 @@ def _separate(options: argparse.Namespace) -> int:
             tally=tally,
             guidance=options.guidance,
             refine=options.refine,
-            exponent=exponent if options.mask_exponent is None else options.mask_exponent,
+            exponent=options.mask_exponent,
+            rounds=options.mask_rounds,
             **common,
         )
     print(f"{tally.summary()}\nstems lie in {options.out}" if tally.written else tally.summary())

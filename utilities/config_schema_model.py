@@ -220,7 +220,10 @@ class EvaluationParams:
     average: int = key(1, "separation: results an item whose mean log-mels are taken", ours=True, low=1)
     passes: int = key(1, "separation: 2 looks again at what the first result cuts out", ours=True, low=1)
     refine: str = key("none", "separation: mask cuts the mixture, none vocodes", ours=True, choices=("none", "mask"))
-    mask_exponent: float = key(2.0, "of the magnitudes that masks compare", ours=True, low=1e-6)
+    mask_exponent: float | None = key(
+        None, "of the magnitudes that masks compare; empty: 2, with sampler mean 0.6", ours=True, low=1e-6
+    )
+    mask_rounds: int = key(2, "in which masks tell tones and hits apart within a mel band", ours=True, low=0)
     eta: float = key(1.0, "noise of DDIM: 0 deterministic, 1 as DDPM", ours=True, low=0, empty=0.0)
     spacing: str | None = key(
         None, "where on the schedule the steps lie; empty: the sampler's own", ours=True, choices=SPACINGS

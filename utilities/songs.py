@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings
+from latent_diffusion.tasks import MASK_ROUNDS
 from utilities.models import find_checkpoint
 from utilities.streams import FileSource, write_stems
 
@@ -141,7 +142,8 @@ def separate_songs(
     guidance: float | Mapping[str, float] = 1.0,
     seed: int = 0,
     refine: str = "mask",
-    exponent: float = 2.0,
+    exponent: float | None = None,
+    rounds: int = MASK_ROUNDS,
     kind: str = "wav",
     skip_existing: bool = False,
     quiet: bool = False,
@@ -152,7 +154,7 @@ def separate_songs(
         pipeline: the model.
         songs: what to take apart.
         out: each song's stems go to `out / song.folder / <stem>.<kind>`.
-        sampling, guidance, seed, refine, exponent: as `MultiTrackPipeline.separate` has them.
+        sampling, guidance, seed, refine, exponent, rounds: as `MultiTrackPipeline.separate` has them.
         tally: gets what became of each.
         kind: wav or flac.
         skip_existing: leave out songs whose stems are all there.
@@ -170,7 +172,7 @@ def separate_songs(
             source.check()
             rate = source.sample_rate if refine == "mask" else pipeline.settings.mel.sample_rate
             with _bar(f"{number}/{len(songs)} {song.path.name}", quiet) as progress:
-                pieces = pipeline.stream_separate(source, guidance, seed, sampling, progress, refine, exponent)
+                pieces = pipeline.stream_separate(source, guidance, seed, sampling, progress, refine, exponent, rounds)
                 write_stems(folder, pipeline.stems, pieces, rate, kind)
         except ConfigError:
             raise  # not this song's fault: the next ones would fail alike

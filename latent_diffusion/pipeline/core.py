@@ -239,7 +239,7 @@ class LatentPipeline:
         self, z: Tensor, mixture: Tensor, denoiser: Callable, sources: NoiseSource, overlap: float
     ) -> Tensor:
         """One further pass of a separation (see `SamplingSettings.passes`): latents (B, S, C, T/r, F) -> the same."""
-        cut = self._cut_out(mixture, self.decode_log_mels(z, overlap))
+        cut = self._cut_out(mixture, self.decode_log_mels(z, overlap), MASK_EXPONENT, 0)
         clean = torch.stack([self.encode(stem, sources, overlap)[0] for stem in cut.unbind(1)], dim=1)
         t = torch.full((len(z),), round(PASS_LEVEL * (self.schedule.num_timesteps - 1)), device=self.device)
         z_t = self.schedule.add_noise(clean, randn(clean.shape, sources, clean), t)
@@ -278,13 +278,14 @@ class LatentPipeline:
         if not (isinstance(task, Separation) and task.refine == "mask"):
             return self.finish(z, made, given, s)
         log_mels = self.averaged_log_mels(z, s)
-        waveforms = self._cut_out(mixture[:: s.average], log_mels, task.mask_exponent)
+        exponent = s.mask_exponent if task.mask_exponent is None else task.mask_exponent
+        waveforms = self._cut_out(mixture[:: s.average], log_mels, exponent, task.mask_rounds)
         return MultiTrackResult(self.stems, made, average(z, s.average), log_mels, waveforms, mix(waveforms))
 
-    def _cut_out(self, mixture: Tensor, log_mels: Tensor, exponent: float = MASK_EXPONENT) -> Tensor:
+    def _cut_out(self, mixture: Tensor, log_mels: Tensor, exponent: float, rounds: int) -> Tensor:
         """Mixtures (B, N) taken apart by their stems' log-mels (B, S, T, M): (B, S, N)."""
         mel, pairs = self.settings.mel, zip(mixture.cpu(), log_mels.cpu(), strict=True)
-        cut = [mask_mixture(one[None], mel.sample_rate, by, mel, exponent)[:, 0] for one, by in pairs]
+        cut = [mask_mixture(one[None], mel.sample_rate, by, mel, exponent, rounds)[:, 0] for one, by in pairs]
         return torch.stack(cut).to(self.device)
 
     @torch.no_grad()

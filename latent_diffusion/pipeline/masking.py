@@ -2,8 +2,9 @@
 
 The model hears 16 kHz mono and makes log-mels. A musician wants the recording itself, taken apart. So each stem's share
 of the mel energy becomes a mask on the complex short-time spectrum of every channel of the input, at the input's rate
-(a generalised Wiener filter, Liutkus and Badeau 2015): the stems keep the mixture's phase, stereo image and band, and
-sum to it, because the shares sum to 1 everywhere.
+(a generalised Wiener filter, Liutkus and Badeau 2015), which the stems' kernels make as fine as the spectrum (see
+`kernels`): the stems keep the mixture's phase, stereo image and band, and sum to it, because the shares sum to 1
+everywhere.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.first_stage.mel import SILENCE, LogMel
+from latent_diffusion.pipeline.kernels import REACH, percussion_frames, percussiveness, sharpen
 from latent_diffusion.settings import MelSettings
-from latent_diffusion.tasks import MASK_EXPONENT
+from latent_diffusion.tasks import MASK_EXPONENT, MASK_ROUNDS
 
+WINDOWS = 2  # of the model's length in time that the masks' window has: tones lie apart in it
+OVERLAPS = 4  # of the masks' windows
 TOP_BANDS = 8  # one in so many mel bands, the highest, speaks for what lies above the model's band
 BLOCK_SECONDS = 10.0  # of audio filtered at once
 
@@ -39,18 +43,21 @@ def soft_masks(log_mels: Tensor, exponent: float = MASK_EXPONENT) -> Tensor:
 
 
 class MaskFilter:
-    """Applies masks to audio of any rate and any number of channels.
+    """Cuts stems out of audio of any rate and any number of channels by their log-mels.
 
     Args:
-        mel: the front end that the masks' bands belong to.
+        mel: the log-mels' front end.
         sample_rate: of the audio, hz.
+        exponent: of the mel magnitudes (see `soft_masks`).
+        rounds: of the kernels (see `kernels.sharpen`); 0: masks as wide as mel bands.
     """
 
-    def __init__(self, mel: MelSettings, sample_rate: int):
-        self.mel, self.sample_rate = mel, sample_rate
-        self.n_fft = 2 * max(4, round(mel.n_fft * sample_rate / mel.sample_rate / 2))  # as long as the model's, in time
-        self.hop = max(1, self.n_fft // 4)
-        self.margin = -(-self.n_fft // self.hop) * self.hop  # audio around a block that decides what is in it
+    def __init__(self, mel: MelSettings, sample_rate: int, exponent: float = MASK_EXPONENT, rounds: int = MASK_ROUNDS):
+        self.mel, self.sample_rate, self.exponent, self.rounds = mel, sample_rate, exponent, rounds
+        self.n_fft = 2 * max(4, round(WINDOWS * mel.n_fft * sample_rate / mel.sample_rate / 2))
+        self.hop = max(1, self.n_fft // OVERLAPS)
+        windows = -(-self.n_fft // self.hop)  # half of one into a block and half of one around what decides there
+        self.margin = (windows + REACH * rounds) * self.hop  # audio around a block that decides what is in it
         self.window = torch.hann_window(self.n_fft)
         self.bands_to_bins = self._bands_to_bins()
 
@@ -78,17 +85,22 @@ class MaskFilter:
         return sample / self.sample_rate * self.mel.sample_rate / self.mel.hop_length
 
     def guard_frames(self) -> int:
-        """Mel frames beyond either end of a block whose masks take part in it."""
-        return int(self.frame_at(self.margin)) + 2
+        """Mel frames beyond either end of a block that take part in it."""
+        return int(self.frame_at(self.margin)) + 2 + percussion_frames(self.frames_per_second) + 1
 
-    def __call__(self, block: Tensor, start: int, masks: Tensor, first_frame: int) -> Tensor:
+    @property
+    def frames_per_second(self) -> float:
+        """Mel frames."""
+        return self.mel.sample_rate / self.mel.hop_length
+
+    def __call__(self, block: Tensor, start: int, log_mels: Tensor, first_frame: int) -> Tensor:
         """Filter one block.
 
         Args:
             block: (channels, margin + n + margin): the audio with what surrounds it, zeros beyond its ends.
             start: sample of the audio at which the n samples begin; a multiple of `hop`.
-            masks: (S, T, M + 1).
-            first_frame: the mel frame that masks[:, 0] belongs to.
+            log_mels: (S, T, M), natural log.
+            first_frame: the mel frame that log_mels[:, 0] belongs to.
 
         Returns:
             (S, channels, n), which sum to the block's n samples.
@@ -99,16 +111,20 @@ class MaskFilter:
         )
         samples = start - self.margin + self.hop * torch.arange(spectrum.shape[-1], dtype=torch.float64)
         place = samples * (self.frame_at(1)) - first_frame
-        place = place.clamp(0, masks.shape[1] - 1)
+        place = place.clamp(0, log_mels.shape[1] - 1)
         before = place.floor().long()
-        after = (before + 1).clamp(max=masks.shape[1] - 1)
+        after = (before + 1).clamp(max=log_mels.shape[1] - 1)
         part = (place - before).float()[:, None]
+        masks = soft_masks(log_mels, self.exponent)
+        masks = torch.lerp(masks[:, before], masks[:, after], part)  # (S, frames, M + 1)
+        shares = (masks @ self.bands_to_bins).transpose(1, 2).contiguous()
+        if self.rounds:
+            percussive = percussiveness(log_mels, self.frames_per_second)[:, before]
+            shares = sharpen(shares, spectrum.abs().square().mean(0).sqrt(), percussive, self.rounds)
         stems = []
-        for mask in masks:
-            at_frames = torch.lerp(mask[before], mask[after], part)  # (frames, M + 1)
-            gain = (at_frames @ self.bands_to_bins).T
+        for share in shares:
             stem = torch.istft(
-                spectrum * gain, self.n_fft, self.hop, window=self.window, center=True, length=block.shape[1]
+                spectrum * share, self.n_fft, self.hop, window=self.window, center=True, length=block.shape[1]
             )
             stems.append(stem[:, self.margin : self.margin + inner.shape[1]])
         made = torch.stack(stems)
@@ -116,14 +132,14 @@ class MaskFilter:
 
 
 def filter_stream(
-    read: Callable[[int, int], Tensor], samples: int, masks: Iterable[Tensor], masker: MaskFilter
+    read: Callable[[int, int], Tensor], samples: int, log_mels: Iterable[Tensor], masker: MaskFilter
 ) -> Iterator[Tensor]:
-    """Apply masks that arrive piece by piece to audio that is read piece by piece.
+    """Take apart audio that is read piece by piece by log-mels that arrive piece by piece.
 
     Args:
         read: (first sample, count) -> (channels, count).
         samples: of the audio.
-        masks: (S, t, M + 1) each, one after the other.
+        log_mels: (S, t, M) each, one after the other.
         masker: the filter.
 
     Yields:
@@ -143,7 +159,7 @@ def filter_stream(
             yield masker(audio, done, held, first)
             done = stop
 
-    for part in masks:
+    for part in log_mels:
         held = part if held is None else torch.cat([held, part], dim=1)
         ready = int((first + held.shape[1] - guard) / masker.frame_at(1)) // hop * hop
         yield from emit(min(ready, samples // hop * hop))
@@ -153,7 +169,12 @@ def filter_stream(
 
 
 def mask_mixture(
-    mixture: Tensor, sample_rate: int, log_mels: Tensor, mel: MelSettings, exponent: float = MASK_EXPONENT
+    mixture: Tensor,
+    sample_rate: int,
+    log_mels: Tensor,
+    mel: MelSettings,
+    exponent: float = MASK_EXPONENT,
+    rounds: int = MASK_ROUNDS,
 ) -> Tensor:
     """Take a mixture apart by its stems' log-mels.
 
@@ -162,16 +183,11 @@ def mask_mixture(
         sample_rate: hz.
         log_mels: (S, T, M), natural log, of the same music; frames beyond their end repeat the last one.
         mel: the log-mels' front end.
-        exponent: of the mel magnitudes (see `soft_masks`).
+        exponent, rounds: see `MaskFilter`.
 
     Returns:
         (S, channels, samples); the stems sum to the mixture.
     """
-    masker = MaskFilter(mel, sample_rate)
-    pieces = filter_stream(
-        lambda start, count: mixture[:, start : start + count],
-        mixture.shape[1],
-        [soft_masks(log_mels, exponent)],
-        masker,
-    )
-    return torch.cat(list(pieces), dim=-1)
+    masker = MaskFilter(mel, sample_rate, exponent, rounds)
+    read = lambda start, count: mixture[:, start : start + count]  # noqa: E731
+    return torch.cat(list(filter_stream(read, mixture.shape[1], [log_mels], masker)), dim=-1)

@@ -15,10 +15,10 @@ from latent_diffusion.errors import DataError
 from latent_diffusion.pipeline.continuation import go_on
 from latent_diffusion.pipeline.core import LatentPipeline
 from latent_diffusion.pipeline.inputs import ArraySource, AudioSource, MonoSource, Waveform, resolve_guidance
-from latent_diffusion.pipeline.masking import MaskFilter, filter_stream, soft_masks
+from latent_diffusion.pipeline.masking import MaskFilter, filter_stream
 from latent_diffusion.pipeline.results import SamplingSettings, mix
 from latent_diffusion.pipeline.sections import Job, run_sections
-from latent_diffusion.tasks import MASK_EXPONENT, Arrangement, Generation, Separation
+from latent_diffusion.tasks import MASK_ROUNDS, Arrangement, Generation, Separation
 
 Guidance = Scale | Mapping[str, float]
 
@@ -60,7 +60,8 @@ class MultiTrackPipeline(LatentPipeline):
         sampling: SamplingSettings | None = None,
         progress: Progress | None = None,
         refine: str = "mask",
-        mask_exponent: float = MASK_EXPONENT,
+        mask_exponent: float | None = None,
+        mask_rounds: int = MASK_ROUNDS,
     ) -> dict[str, Tensor]:
         """Take a recording apart.
 
@@ -74,7 +75,9 @@ class MultiTrackPipeline(LatentPipeline):
             progress: called with (network batches done, in all).
             refine: "mask" for stems cut out of the mixture itself by the model's log-mels, which sum to the mixture;
                 "none" for what the vocoder makes of the log-mels.
-            mask_exponent: of the magnitudes that the masks compare; above 2 decides harder.
+            mask_exponent: of the magnitudes that the masks compare; more decides harder. None: 2, and 0.6 for the
+                sampler "mean".
+            mask_rounds: in which the masks are sharpened; 0: as wide as mel bands.
 
         Returns:
             {stem: waveform}: with "mask" (channels, samples) as the mixture and at its rate, with "none" (1, samples)
@@ -85,9 +88,10 @@ class MultiTrackPipeline(LatentPipeline):
             DataError: empty or not finite.
         """
         source = ArraySource(mixture, sample_rate, "mixture")
-        return self._collect(
-            self.stream_separate(source, guidance_scale, seed, sampling, progress, refine, mask_exponent)
+        pieces = self.stream_separate(
+            source, guidance_scale, seed, sampling, progress, refine, mask_exponent, mask_rounds
         )
+        return self._collect(pieces)
 
     def generate(
         self,
@@ -162,12 +166,13 @@ class MultiTrackPipeline(LatentPipeline):
         sampling: SamplingSettings | None = None,
         progress: Progress | None = None,
         refine: str = "mask",
-        mask_exponent: float = MASK_EXPONENT,
+        mask_exponent: float | None = None,
+        mask_rounds: int = MASK_ROUNDS,
     ) -> Iterator[Tensor]:
         """As `separate`, from an `AudioSource`; yields (S, channels, n), one after the other."""
         s, mel = sampling or SamplingSettings(), self.settings.mel
         mono = MonoSource(source, mel.sample_rate)
-        task = Separation(resolve_guidance(guidance_scale, self.stems, 1.0), refine, mask_exponent)
+        task = Separation(resolve_guidance(guidance_scale, self.stems, 1.0), refine, mask_exponent, mask_rounds)
         job = Job(task, mono.samples, lambda start, count: mono.read(start, count)[0], None, seed)
         if refine == "none":
             pieces = run_sections(
@@ -175,11 +180,12 @@ class MultiTrackPipeline(LatentPipeline):
             )
             return _cut(pieces, mono.samples)
 
-        def masks(z: Tensor, _: Tensor | None) -> Tensor:
-            return torch.stack([soft_masks(item, mask_exponent) for item in self.averaged_log_mels(z, s)])
-
-        pieces = run_sections(self, job, s, masks, self.settings.autoencoder.reduction, progress)
-        return filter_stream(source.read, source.samples, pieces, MaskFilter(mel, source.sample_rate))
+        log_mels = run_sections(
+            self, job, s, lambda z, _: self.averaged_log_mels(z, s), self.settings.autoencoder.reduction, progress
+        )
+        exponent = s.mask_exponent if mask_exponent is None else mask_exponent
+        masker = MaskFilter(mel, source.sample_rate, exponent, mask_rounds)
+        return filter_stream(source.read, source.samples, log_mels, masker)
 
     def stream_generate(
         self,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.errors import ConfigError
+from latent_diffusion.tasks import MASK_EXPONENT, MEAN_MASK_EXPONENT
 
 POSTERIOR_MEAN = "mean"
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -78,6 +79,11 @@ class SamplingSettings:
     def calls_in_all(self) -> int:
         """Network calls for each window, those of all averaged results together."""
         return self.calls * self.average
+
+    @property
+    def mask_exponent(self) -> float:
+        """What the masks' magnitudes are raised to where nothing else is asked for."""
+        return MEAN_MASK_EXPONENT if self.sampler == POSTERIOR_MEAN else MASK_EXPONENT
 
 
 @dataclass

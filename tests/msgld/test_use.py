@@ -68,6 +68,7 @@ def test_guidance_as_typed() -> None:
         (("--guidance", "0"), "separation: guidance scale 0"),
         (("--steps", "0"), "--steps: found 0"),
         (("--mask-exponent", "-1"), "mask exponent: found -1"),
+        (("--mask-rounds", "-1"), "mask rounds: found -1"),
         (("--average", "0"), "average: found 0, expected at least 1"),
         (("--passes", "0"), "passes: found 0, expected at least 1"),
         (("--device", "abacus"), "--device: found 'abacus'"),

@@ -11,7 +11,7 @@ row() { # NAME TRAIN_DATA [OVERRIDE...]
     trainer.max_steps=$steps trainer.validation_every_n_steps=$steps trainer.limit_val_batches=1 \
     model.params.lr_decay_steps=$steps "$@"
   python -m benchmarks.separation --model "$(ls -d runs/quickstart/*_variety_"$name"_*/checkpoints/last.ckpt | tail -n 1)" \
-    --stems "$stems" --variant sampler=mean --exponents 0.7 --seconds 30 --no-vocoder | sed "s/^/$name: /"
+    --stems "$stems" --variant sampler=mean --exponents 0.7 --rounds 0 --seconds 30 --no-vocoder | sed "s/^/$name: /"
 }
 composed=music/composed/train
 mma=music/mma1/train
