@@ -217,7 +217,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", default="quickstart", metavar="NAME_OR_PATH", help="default: %(default)s")
     parser.add_argument("--stems", type=Path, required=True, help="folder with one folder a track")
     parser.add_argument("--variant", action="append", metavar="KEY=VALUE,...", help="repeat for more")
-    parser.add_argument("--exponents", type=float, nargs="+", default=[2.0], metavar="P", help="of the masks")
+    parser.add_argument(
+        "--exponents", type=float, nargs="+", metavar="P", help="of the masks (default: those that suit the samplers)"
+    )
     parser.add_argument("--rounds", type=int, nargs="+", default=[MASK_ROUNDS], metavar="N", help="of the masks")
     parser.add_argument("--tracks", nargs="+", default=[], metavar="NAME", help="only these tracks")
     parser.add_argument("--seconds", type=float, default=1e6, help="only the beginning of each track")
@@ -229,7 +231,8 @@ def main(arguments: list[str] | None = None) -> int:
         variants = [parse_variant(text) for text in options.variant or ["sampler=ddim,steps=20,eta=0", "sampler=mean"]]
         pipeline = load_model(options.model, options.device)
         tracks = list(read_tracks(options.stems, pipeline, options.tracks, options.seconds))
-        scores = Scores(pipeline, options.exponents, options.rounds, not options.no_vocoder)
+        exponents = options.exponents or sorted({variant.sampling.mask_exponent for variant in variants})
+        scores = Scores(pipeline, exponents, options.rounds, not options.no_vocoder)
         took = measure(pipeline, tracks, variants, scores)
     except (MSGLDError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -39,9 +39,11 @@ def percussiveness(log_mels: Tensor, frames_per_second: float) -> Tensor:
     magnitudes = levels.exp()
     rises = F.pad((levels[..., 1:] - levels[..., :-1]).clamp(min=0), (1, 0)) * frames_per_second
     reach = percussion_frames(frames_per_second)
-    sums = torch.stack([(rises * magnitudes).sum(1), magnitudes.sum(1)]).double()  # (2, S, T)
-    rise, weight = F.avg_pool1d(sums, 2 * reach + 1, 1, reach)
-    return ((rise / weight - PERCUSSIVE_RISE) / RISE_SPREAD).sigmoid().float()
+    sums = torch.stack([(rises * magnitudes).sum(1), magnitudes.sum(1)]).double().cumsum(-1)  # (2, S, T)
+    frames = torch.arange(sums.shape[-1], device=sums.device)
+    until = sums[..., (frames + reach).clamp(max=len(frames) - 1)]
+    rise, weight = until - F.pad(sums, (1, 0))[..., (frames - reach).clamp(min=0)]
+    return ((rise / weight.clamp(min=TINY) - PERCUSSIVE_RISE) / RISE_SPREAD).sigmoid().float()
 
 
 def percussion_frames(frames_per_second: float) -> int:
