@@ -231,7 +231,7 @@ def draw_training(folder: Path) -> None:
     canvas = FigureCanvasAgg(figure)
     # placed by hand: matplotlib's automatic layouts draw everything twice
     place = {"left": 0.07, "right": 0.98, "bottom": 0.35 / height, "top": 1 - 0.4 / height}
-    axes = figure.subplots(rows, 2, squeeze=False, gridspec_kw=place | {"hspace": 0.38, "wspace": 0.16}).flat
+    axes = list(figure.subplots(rows, 2, squeeze=False, gridspec_kw=place | {"hspace": 0.38, "wspace": 0.16}).flat)
     for ax, panel in zip(axes, panels, strict=False):
         ax.set_title(panel.title, fontsize=10, loc="left")
         ax.tick_params(labelsize=8)
@@ -245,7 +245,7 @@ def draw_training(folder: Path) -> None:
             if panel.smooth:
                 ax.plot(*_columns(smoothed(points)), label="moving average", color="C0", linewidth=1.6)
         ax.legend(fontsize=8, frameon=False)
-    for ax in list(axes)[len(panels) :]:
+    for ax in axes[len(panels) :]:
         ax.set_axis_off()
     with whole_file(folder / PNG_NAME) as temporary:
         canvas.print_png(temporary)

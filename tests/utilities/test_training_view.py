@@ -95,6 +95,18 @@ def test_two_optimisers(tmp_path: Path) -> None:
     assert read_training(tmp_path)["train/grad_norm"] == [(step, pytest.approx(5.0)) for step in (2, 4, 6, 8)]
 
 
+def test_no_panel_is_empty(tmp_path: Path) -> None:
+    """Three charts in two columns: the fourth place stays white."""
+    rows = [f"{step},{name},0.5" for step in (1, 2) for name in ("loss_simple", "loss", "learning_rate")]
+    rows = [row.replace(",", ",train/", 1) for row in rows] + ["2,val/loss_simple,0.5"]
+    (tmp_path / "training.csv").write_text("\n".join(["step,name,value", *rows]) + "\n")
+    assert len(panels_of(read_training(tmp_path))) == 3
+    draw_training(tmp_path)
+    with Image.open(tmp_path / "training.png") as image:
+        quarter = image.convert("L").crop((image.width // 2 + 60, image.height // 2 + 40, image.width, image.height))
+    assert quarter.getextrema() == (255, 255)
+
+
 def test_nothing_recorded_draws_nothing(tmp_path: Path) -> None:
     draw_training(tmp_path)
     assert not list(tmp_path.iterdir())
