@@ -201,7 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--stems", type=Path, help="folder with one folder a track; its first window is separated")
     parser.add_argument("--track", help="which (default: the first)")
     parser.add_argument(
-        "--variant", default="sampler=mean,average=8", metavar="KEY=VALUE,...", help="default: %(default)s"
+        "--variant", default="sampler=mean,average=4,passes=2", metavar="KEY=VALUE,...", help="default: %(default)s"
     )
     parser.add_argument("--rounds", type=int, default=2, help="turns of each way (default: %(default)s)")
     parser.add_argument("--full", action="store_true", help="the published size, by its parts")

@@ -212,7 +212,7 @@ def test_the_benchmark_of_separations_runs(
     assert separation.main([*common, *variants, "--exponents", "1", "2", "--json", str(tmp_path / "all.json")]) == 0
     lines = capsys.readouterr().out.splitlines()
     cells = {line.split(" | ")[0].lstrip("| "): line.split(" | ")[1:] for line in lines if line.startswith("| ")}
-    assert float(cells["true stems (oracle)  p=2"][0]) > float(cells["steps=1,guidance=2  p=2"][0])
+    assert float(cells["true stems (oracle)  p=2, 2 rounds"][0]) > float(cells["steps=1,guidance=2  p=2, 2 rounds"][0])
     assert float(cells["sampler=mean,passes=2"][0].rstrip(" |")) >= 0, "the last table: seconds"
     rows = json.loads((tmp_path / "all.json").read_text())["log-mel error, nats^2"]
     assert {row["stem"] for row in rows} == set(VOICES) and rows[0]["true stems (oracle)"] == 0

@@ -12,7 +12,7 @@ from latent_diffusion.errors import ConfigError, MSGLDError
 from utilities.evaluation.commands import add_commands
 from utilities.models import DEFAULT_MODEL, names_here
 
-MEAN_AVERAGE = 8  # results of --sampler mean that are averaged
+MEAN_AVERAGE, MEAN_PASSES = 4, 2  # of --sampler mean
 DESCRIPTION = """\
 Take songs apart, make new ones, or make the missing stems of one, with a trained MSG-LD model.
 
@@ -77,10 +77,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="in which tones and drum hits within a mel band are told apart; 0: not at all (default: %(default)s)",
     )
     separate.add_argument(
-        "--average", type=int, metavar="K", help="mean of K results, for the masks (default: 1, with --sampler mean 8)"
+        "--average", type=int, metavar="K", help="mean of K results, for the masks (default: 1, with --sampler mean 4)"
     )
     separate.add_argument(
-        "--passes", type=int, default=1, metavar="N", help="2 looks again at what the first result cuts out"
+        "--passes",
+        type=int,
+        metavar="N",
+        help="2 looks again at what the first result cuts out (default: 1, with --sampler mean 2)",
     )
     generate = commands.add_parser("generate", help="make a piece from nothing: OUT/generated_<seed>/<stem>.wav")
     generate.add_argument("--seconds", type=float, help="length of what is made (default: one window of the model)")
@@ -205,7 +208,7 @@ def _check(options: argparse.Namespace) -> dict:
             options.batch_size,
             options.overlap,
             average=1 if options.average is None else options.average,
-            passes=options.passes,
+            passes=1 if options.passes is None else options.passes,
             spacing=options.spacing,
             guidance_interval=tuple(options.guidance_interval),
             precision=options.precision,
@@ -229,8 +232,10 @@ def _separate(options: argparse.Namespace) -> int:
         pipeline = load_model(options.model, options.device)
         predicts_noise = pipeline.schedule.settings.parameterization == "eps"
         sampler = options.sampler or ("ddim" if predicts_noise else POSTERIOR_MEAN)
-        average = options.average or (MEAN_AVERAGE if sampler == POSTERIOR_MEAN else 1)
-        common["sampling"] = replace(common["sampling"], sampler=sampler, average=average)
+        average, passes = (MEAN_AVERAGE, MEAN_PASSES) if sampler == POSTERIOR_MEAN else (1, 1)
+        common["sampling"] = replace(
+            common["sampling"], sampler=sampler, average=options.average or average, passes=options.passes or passes
+        )
         separate_songs(
             pipeline,
             songs,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from latent_diffusion.diffusion import NoiseSchedule, guided_denoiser, sample
 from latent_diffusion.diffusion.samplers import Denoiser, Progress
@@ -16,7 +16,7 @@ from latent_diffusion.pipeline.masking import mask_mixture
 from latent_diffusion.pipeline.results import POSTERIOR_MEAN, PRECISIONS, MultiTrackResult, SamplingSettings, mix
 from latent_diffusion.pipeline.windows import Windows, blended_denoiser
 from latent_diffusion.settings import ModelSettings
-from latent_diffusion.tasks import MASK_EXPONENT, Separation, Task
+from latent_diffusion.tasks import MASK_ROUNDS, Separation, Task
 
 DEFAULT_OVERLAP = SamplingSettings.overlap
 PASS_LEVEL = 0.5  # how far up the schedule a further pass begins: loud enough to undo errors, not to forget the stems
@@ -213,10 +213,10 @@ class LatentPipeline:
         if s.sampler == POSTERIOR_MEAN:  # the last timestep's guess of z0, without noise
             how = {"sampler": "ddim", "steps": 1, "eta": 0.0, "spacing": "trailing"}
         z = sample(denoiser, shape, self.schedule, **how, known=known, mask=mask, noise=sources, progress=progress)
-        for done in range(s.calls - s.passes + 1, s.calls):
-            z = self._look_again(z, mixture, denoiser, sources, s.overlap)
+        for done in range(1, s.passes):
+            z = torch.lerp(z, self._look_again(z, mixture, denoiser, sources, s), 1 / (done + 1))  # the mean of all
             if progress:
-                progress(done + 1, s.calls)
+                progress(s.calls - s.passes + done + 1, s.calls)
         return z
 
     def _check_separation_settings(self, task: Task, sampling: SamplingSettings) -> None:
@@ -236,11 +236,14 @@ class LatentPipeline:
                 )
 
     def _look_again(
-        self, z: Tensor, mixture: Tensor, denoiser: Callable, sources: NoiseSource, overlap: float
+        self, z: Tensor, mixture: Tensor, denoiser: Callable, sources: Sequence[Generator], s: SamplingSettings
     ) -> Tensor:
         """One further pass of a separation (see `SamplingSettings.passes`): latents (B, S, C, T/r, F) -> the same."""
-        cut = self._cut_out(mixture, self.decode_log_mels(z, overlap), MASK_EXPONENT, 0)
-        clean = torch.stack([self.encode(stem, sources, overlap)[0] for stem in cut.unbind(1)], dim=1)
+        copies = s.average if s.sampler == POSTERIOR_MEAN else 1  # of one expectation, better taken together
+        log_mels = self.decode_log_mels(average(z, copies), s.overlap)
+        cut = self._cut_out(mixture[::copies], log_mels, s.mask_exponent)
+        clean = torch.stack([self.encode(stem, sources[::copies], s.overlap)[0] for stem in cut.unbind(1)], dim=1)
+        clean = clean.repeat_interleave(copies, 0)
         t = torch.full((len(z),), round(PASS_LEVEL * (self.schedule.num_timesteps - 1)), device=self.device)
         z_t = self.schedule.add_noise(clean, randn(clean.shape, sources, clean), t)
         return self.schedule.predict_z0(z_t, denoiser(z_t, t), t)
@@ -282,7 +285,7 @@ class LatentPipeline:
         waveforms = self._cut_out(mixture[:: s.average], log_mels, exponent, task.mask_rounds)
         return MultiTrackResult(self.stems, made, average(z, s.average), log_mels, waveforms, mix(waveforms))
 
-    def _cut_out(self, mixture: Tensor, log_mels: Tensor, exponent: float, rounds: int) -> Tensor:
+    def _cut_out(self, mixture: Tensor, log_mels: Tensor, exponent: float, rounds: int = MASK_ROUNDS) -> Tensor:
         """Mixtures (B, N) taken apart by their stems' log-mels (B, S, T, M): (B, S, N)."""
         mel, pairs = self.settings.mel, zip(mixture.cpu(), log_mels.cpu(), strict=True)
         cut = [mask_mixture(one[None], mel.sample_rate, by, mel, exponent, rounds)[:, 0] for one, by in pairs]

@@ -21,6 +21,7 @@ REACH = 4  # frames and bins on either side that a median spans, every second of
 PERCUSSION_SECONDS = 5.12  # on either side that tell whether a stem is percussive
 PERCUSSIVE_RISE = 7.5  # nepers a second of a stem that is half tonal, half percussive; drums have 9 to 24, tones 3 to 7
 RISE_SPREAD = 1.0  # nepers a second within which one goes over into the other
+LOUDEST = 10.0  # log-mel that counts, nepers: what is above is no sound
 FLOOR = 1e-4  # of a bin's magnitude is shared as before: where neither median finds anything
 TINY = 1e-12  # keeps silence from dividing by 0
 
@@ -35,7 +36,7 @@ def percussiveness(log_mels: Tensor, frames_per_second: float) -> Tensor:
     Returns:
         (S, T), 0 tonal to 1 percussive; each frame's surroundings decide.
     """
-    levels = log_mels.float().nan_to_num(SILENCE, 50.0, SILENCE).clamp(min=SILENCE).transpose(1, 2)  # (S, M, T)
+    levels = log_mels.float().nan_to_num(SILENCE).clamp(SILENCE, LOUDEST).transpose(1, 2)  # (S, M, T)
     magnitudes = levels.exp()
     rises = F.pad((levels[..., 1:] - levels[..., :-1]).clamp(min=0), (1, 0)) * frames_per_second
     reach = percussion_frames(frames_per_second)
@@ -57,7 +58,7 @@ def sharpen(shares: Tensor, magnitude: Tensor, percussive: Tensor, rounds: int) 
     Args:
         shares: (S, bins, frames), which sum to 1 over the stems.
         magnitude: (bins, frames) of the mixture; more than `REACH` of each.
-        percussive: (S, frames), 0 to 1.
+        percussive: (S, frames), 0 to 1, of which 1e-3 to 0.999 count, so that no part is empty.
         rounds: how often hits and tones are smoothed and compared, by their energies in the end; 0 leaves the shares
             as they are.
 
@@ -66,6 +67,7 @@ def sharpen(shares: Tensor, magnitude: Tensor, percussive: Tensor, rounds: int) 
     """
     if rounds == 0:
         return shares
+    percussive = percussive.clamp(1e-3, 1 - 1e-3)
     stems = torch.stack([percussive, 1 - percussive])[:, :, None] * shares  # (2, S, bins, frames): hits, tones
     parts = before = stems.sum(1)  # (2, bins, frames), which sum to 1
     for i in range(rounds):
@@ -73,8 +75,7 @@ def sharpen(shares: Tensor, magnitude: Tensor, percussive: Tensor, rounds: int) 
         smooth = torch.stack([median_along(hits, 0), median_along(tones, 1)]) + (FLOOR * magnitude + TINY) * parts
         smooth = smooth**2 if i == rounds - 1 else smooth
         parts = smooth / smooth.sum(0)
-    shares = (stems * (parts / before.clamp(min=TINY))[:, None]).sum(0)
-    return shares / shares.sum(0).clamp(min=TINY)  # where a part had nothing to share, all is the other's
+    return (stems * (parts / before)[:, None]).sum(0)
 
 
 def median_along(x: Tensor, axis: int) -> Tensor:

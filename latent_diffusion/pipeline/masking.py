@@ -156,7 +156,9 @@ def filter_stream(
             low, high = max(0, done - masker.margin), min(samples, stop + masker.margin)
             around = (low - done + masker.margin, stop + masker.margin - high)
             audio = torch.nn.functional.pad(read(low, high - low), around)
-            yield masker(audio, done, held, first)
+            begin = max(0, min(int(masker.frame_at(done)) - first, held.shape[1] - 1) - guard)
+            end = int(masker.frame_at(stop)) + 1 - first + guard
+            yield masker(audio, done, held[:, begin:end], first + begin)
             done = stop
 
     for part in log_mels:

@@ -34,7 +34,8 @@ class SamplingSettings:
         average: separation only: so many independent results, of which the mean log-mels are taken ("mean": the mean
             latents).
         passes: separation only: every pass after the first cuts the mixture by the stems' masks, adds noise to what it
-            cut out up to the middle of the schedule, and takes the network's best guess of the clean stems from there.
+            cut out up to the middle of the schedule, and takes the network's best guess of the clean stems from there;
+            the mean of all passes is the result.
         spacing: where on the schedule the steps lie, one of `latent_diffusion.diffusion.SPACINGS`; None for the
             sampler's own.
         guidance_interval: the part of the schedule on which a guidance scale other than 0 and 1 counts, from 0 (clean)

@@ -12,10 +12,11 @@ from torch import Tensor
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.first_stage import LogMel
 from latent_diffusion.first_stage.mel import SILENCE
-from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings, mask_mixture
+from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings, mask_mixture, masking
 from latent_diffusion.pipeline.masking import MaskFilter, filter_stream, soft_masks
 from latent_diffusion.resampling import resample
 from latent_diffusion.settings import MelSettings
+from latent_diffusion.tasks import Separation
 from tests.tiny import MEL, STEMS, pipeline, tones
 from utilities.evaluation.metrics import si_sdr_improvement
 
@@ -120,14 +121,18 @@ def test_true_log_mels_separate() -> None:
 def test_pieces_do_not_matter() -> None:
     """Long enough that most blocks are filtered before the last log-mels arrive."""
     samples = 30 * 8000
-    mixture, log_mels = noise(2, samples), noise(3, 3001, 64) * 20
+    mixture, log_mels = noise(2, samples), (noise(3, 3001, 64) * 0.4).cumsum(1) - 4  # they wander slowly: tones
+    strong = torch.rand(121, generator=torch.Generator().manual_seed(2)) < 0.5
+    log_mels[2] -= 6 * (torch.arange(3001) % 25 / 25 * strong.repeat_interleave(25)[:3001])[:, None]  # hits, at times
     masker = MaskFilter(PUBLISHED, 8000)
+    unsharpened = mask_mixture(mixture, 8000, log_mels, PUBLISHED, rounds=0)
 
     def run(sizes: list[int]) -> list[Tensor]:
         read = lambda start, count: mixture[:, start : start + count]  # noqa: E731
         return list(filter_stream(read, samples, log_mels.split(sizes, dim=1), masker))
 
     whole = torch.cat(run([3001]), dim=-1)
+    assert float((whole - unsharpened).abs().max()) > 0.05
     for sizes in ([1, 300, 5, 1640, 1055], [600, 600, 600, 600, 601]):
         pieces = run(sizes)
         assert len(pieces) > 3
@@ -158,12 +163,26 @@ def test_silence_through_the_pipeline(tiny: MultiTrackPipeline) -> None:
 def test_masks_are_the_models(tiny: MultiTrackPipeline) -> None:
     """What the pipeline returns is the mask of the very log-mels that the same seed makes."""
     audio = tones(MEL.window_samples).sum(0)
-    from latent_diffusion.tasks import Separation
-
     log_mels = tiny.run(Separation(), audio[None], seeds=(0,), sampling=FAST).log_mels[0]
     expected = mask_mixture(audio[None], MEL.sample_rate, log_mels, MEL, 3.0)
     made = tiny.separate(audio, MEL.sample_rate, sampling=FAST, mask_exponent=3.0)
     torch.testing.assert_close(torch.stack(list(made.values())), expected)
+
+
+def test_rounds_reach_the_masks(monkeypatch: pytest.MonkeyPatch, tiny: MultiTrackPipeline) -> None:
+    """Through a recording's separation and through a batch's; a percussive stem makes the difference."""
+    audio = tones(MEL.window_samples).sum(0)
+    kind = torch.tensor([0.0, 1.0, 0.2, 0.5])[:, None]
+    monkeypatch.setattr(masking, "percussiveness", lambda log_mels, _: kind.expand(-1, log_mels.shape[1]))
+    log_mels = tiny.run(Separation(), audio[None], seeds=(0,), sampling=FAST).log_mels[0]
+    expected = [mask_mixture(audio[None], MEL.sample_rate, log_mels, MEL, rounds=rounds)[:, 0] for rounds in (0, 2)]
+    assert not torch.allclose(*expected, atol=1e-4)
+    for rounds, stems in zip((0, None), expected, strict=True):
+        asked = {} if rounds is None else {"mask_rounds": rounds}
+        made = tiny.separate(audio, MEL.sample_rate, sampling=FAST, **asked)
+        torch.testing.assert_close(torch.cat(list(made.values())), stems)
+        batch = tiny.run(Separation(refine="mask", **asked), audio[None], seeds=(0,), sampling=FAST)
+        torch.testing.assert_close(batch.waveforms[0], stems)
 
 
 def test_masks_suit_the_sampler(tiny: MultiTrackPipeline) -> None:

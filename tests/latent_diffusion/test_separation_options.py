@@ -95,16 +95,19 @@ def test_a_further_pass_starts_from_what_was_cut_out(tiny: MultiTrackPipeline, m
     unet = tiny.unet
 
     def watched(z: torch.Tensor, t: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        seen.append((z, t))
+        seen.append((z, t, condition))
         return unet(z, t, condition)
 
     monkeypatch.setattr(tiny, "unet", watched)
     mixture = batch(1)["mixture"]
     first = tiny.run(Separation(), mixture, None, [1], MEAN)
     seen.clear()
-    tiny.run(Separation(), mixture, None, [1], replace(MEAN, passes=2))
-    assert [int(t[0]) for _, t in seen] == [tiny.schedule.num_timesteps - 1, 500]
-    cut = tiny.encode(tiny._cut_out(mixture, first.log_mels))[0]
+    both = tiny.run(Separation(), mixture, None, [1], replace(MEAN, passes=2))
+    assert [int(t[0]) for _, t, _ in seen] == [tiny.schedule.num_timesteps - 1, 500]
+    with torch.no_grad():
+        again = tiny.schedule.predict_z0(seen[1][0], unet(*seen[1]), seen[1][1])
+    torch.testing.assert_close(both.latents, (first.latents + again) / 2)
+    cut = tiny.encode(tiny._cut_out(mixture, first.log_mels, MEAN.mask_exponent))[0]
     abar = tiny.schedule.alphas_cumprod[500]
     noise = (seen[1][0] - abar.sqrt() * cut) / (1 - abar).sqrt()
     assert abs(float(noise.mean())) < 0.1 and abs(float(noise.std()) - 1) < 0.1
