@@ -19,7 +19,7 @@ from latent_diffusion.first_stage.mel import SILENCE
 
 REACH = 4  # frames and bins on either side that a median spans, every second of them counted
 PERCUSSION_SECONDS = 5.12  # on either side that tell whether a stem is percussive
-PERCUSSIVE_RISE = 7.5  # nepers a second of a stem that is half tonal, half percussive; drums have 9 to 24, tones 3 to 7
+PERCUSSIVE_RISE = 7.5  # nepers a second of a stem between both; of 20 songs the drums had 6 to 24, the others 3 to 7
 RISE_SPREAD = 1.0  # nepers a second within which one goes over into the other
 LOUDEST = 10.0  # log-mel that counts, nepers: what is above is no sound
 FLOOR = 1e-4  # of a bin's magnitude is shared as before: where neither median finds anything
