@@ -15,6 +15,7 @@ REFINEMENTS = ("mask", "none")
 MASK_EXPONENT = 2.0  # of the mel magnitudes: 2 compares energies
 MEAN_MASK_EXPONENT = 0.6  # of expected stems, which hedge: their masks must be soft
 MASK_ROUNDS = 2  # in which masks are sharpened beyond the width of mel bands
+MOST_MASK_ROUNDS = 20  # each looks further around; there is nothing to gain after the third
 
 
 def _any_nonzero(scale: Scale) -> bool:
@@ -73,8 +74,8 @@ class Separation(Task):
             raise ConfigError(f"refine: found {self.refine!r}, expected one of {', '.join(REFINEMENTS)}")
         if self.mask_exponent is not None and not (math.isfinite(self.mask_exponent) and self.mask_exponent > 0):
             raise ConfigError(f"mask exponent: found {self.mask_exponent}, expected a number above 0")
-        if self.mask_rounds < 0:
-            raise ConfigError(f"mask rounds: found {self.mask_rounds}, expected 0 or more")
+        if not 0 <= self.mask_rounds <= MOST_MASK_ROUNDS:
+            raise ConfigError(f"mask rounds: found {self.mask_rounds}, expected 0 to {MOST_MASK_ROUNDS}")
         if not self.needs_mixture:
             raise ConfigError(
                 "separation: guidance scale 0 leaves the mixture out; use a scale above 0 or task generation"

@@ -223,7 +223,7 @@ class EvaluationParams:
     mask_exponent: float | None = key(
         None, "of the magnitudes that masks compare; empty: 2, with sampler mean 0.6", ours=True, low=1e-6
     )
-    mask_rounds: int = key(2, "in which masks tell tones and hits apart within a mel band", ours=True, low=0)
+    mask_rounds: int = key(2, "in which masks tell tones and hits apart within a mel band", ours=True, low=0, high=20)
     eta: float = key(1.0, "noise of DDIM: 0 deterministic, 1 as DDPM", ours=True, low=0, empty=0.0)
     spacing: str | None = key(
         None, "where on the schedule the steps lie; empty: the sampler's own", ours=True, choices=SPACINGS
