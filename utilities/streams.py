@@ -112,6 +112,8 @@ def _write_piece(
     """Append (S, channels, n) to the open files; the first piece opens them."""
     if mix:
         piece = torch.cat([piece, piece.sum(0, keepdim=True).clamp(-1, 1)])
+    if not bool(piece.isfinite().all()):
+        raise DataError("the result holds NaN or infinite samples, nothing is written; use other options")
     if kind == "flac" and piece.shape[1] > FLAC_CHANNELS:
         raise DataError(f"{piece.shape[1]} channels: flac holds {FLAC_CHANNELS} at most; write wav instead")
     for name, waveform in zip(names, piece, strict=True):

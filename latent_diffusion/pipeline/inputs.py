@@ -116,10 +116,10 @@ def resolve_guidance(scale: Scale | Mapping[str, float], stems: tuple[str, ...],
     Raises:
         ConfigError: a stem that the model does not have, or a number that is not finite.
     """
+    numbers = np.asarray(list(scale.values()) if isinstance(scale, Mapping) else scale, dtype=float)
+    if not np.isfinite(numbers).all():
+        raise ConfigError(f"guidance scale: found {scale}, expected finite numbers")
     if not isinstance(scale, Mapping):
-        numbers = np.asarray(scale, dtype=float)
-        if not np.isfinite(numbers).all():
-            raise ConfigError(f"guidance scale: found {scale}, expected finite numbers")
         return tuple(numbers.tolist()) if numbers.ndim else float(numbers)
     unknown = [name for name in scale if name not in stems]
     if unknown:

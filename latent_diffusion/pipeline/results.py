@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -58,6 +59,8 @@ class SamplingSettings:
     def __post_init__(self) -> None:
         if not 0.0 <= self.overlap <= 0.9:
             raise ConfigError(f"overlap: found {self.overlap}, expected 0 (none) to 0.9 of a window")
+        if not (math.isfinite(self.eta) and self.eta >= 0):
+            raise ConfigError(f"eta: found {self.eta}, expected 0 or more")
         if self.batch_size < 1:
             raise ConfigError(f"batch size: found {self.batch_size}, expected at least 1")
         if self.section_windows < 2:

@@ -66,6 +66,8 @@ def test_guidance_as_typed() -> None:
         (("--batch-size", "0"), "batch size: found 0"),
         (("--guidance", "flute=2"), "'flute' is not one of the model's stems"),
         (("--guidance", "0"), "separation: guidance scale 0"),
+        (("--guidance", "bass=nan"), "guidance scale: found {'bass': nan}, expected finite numbers"),
+        (("--eta", "nan"), "eta: found nan, expected 0 or more"),
         (("--steps", "0"), "--steps: found 0"),
         (("--mask-exponent", "-1"), "mask exponent: found -1"),
         (("--mask-rounds", "-1"), "mask rounds: found -1"),
