@@ -81,6 +81,10 @@ class Separation(Task):
                 "separation: guidance scale 0 leaves the mixture out; use a scale above 0 or task generation"
             )
 
+    def exponent(self, suited: float) -> float:
+        """Of the masks: what was asked for, else what suits the sampler."""
+        return suited if self.mask_exponent is None else self.mask_exponent
+
 
 @dataclass(frozen=True)
 class Generation(Task):

@@ -71,7 +71,8 @@ def write_stems(
         The files.
 
     Raises:
-        DataError: the folder cannot be written; or what `pieces` raises. Nothing of it is left behind then.
+        DataError: the folder cannot be written, or samples are not finite; or what `pieces` raises. Nothing of it is
+            left behind then.
     """
     names = [*names, *(["mix"] if mix else [])]
     if folder.exists() and not folder.is_dir():
@@ -110,10 +111,10 @@ def _write_piece(
     mix: bool,
 ) -> None:
     """Append (S, channels, n) to the open files; the first piece opens them."""
-    if mix:
-        piece = torch.cat([piece, piece.sum(0, keepdim=True).clamp(-1, 1)])
     if not bool(piece.isfinite().all()):
         raise DataError("the result holds NaN or infinite samples, nothing is written; use other options")
+    if mix:
+        piece = torch.cat([piece, piece.sum(0, keepdim=True).clamp(-1, 1)])
     if kind == "flac" and piece.shape[1] > FLAC_CHANNELS:
         raise DataError(f"{piece.shape[1]} channels: flac holds {FLAC_CHANNELS} at most; write wav instead")
     for name, waveform in zip(names, piece, strict=True):

@@ -281,8 +281,8 @@ class LatentPipeline:
         if not (isinstance(task, Separation) and task.refine == "mask"):
             return self.finish(z, made, given, s)
         log_mels = self.averaged_log_mels(z, s)
-        exponent = s.mask_exponent if task.mask_exponent is None else task.mask_exponent
-        waveforms = self._cut_out(mixture[:: s.average], log_mels, exponent, task.mask_rounds)
+        how = task.exponent(s.mask_exponent), task.mask_rounds
+        waveforms = self._cut_out(mixture[:: s.average], log_mels, *how)
         return MultiTrackResult(self.stems, made, average(z, s.average), log_mels, waveforms, mix(waveforms))
 
     def _cut_out(self, mixture: Tensor, log_mels: Tensor, exponent: float, rounds: int = MASK_ROUNDS) -> Tensor:

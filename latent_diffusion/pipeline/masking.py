@@ -91,7 +91,7 @@ class MaskFilter:
     @property
     def frames_per_second(self) -> float:
         """Mel frames."""
-        return self.mel.sample_rate / self.mel.hop_length
+        return self.frame_at(self.sample_rate)
 
     def __call__(self, block: Tensor, start: int, log_mels: Tensor, first_frame: int) -> Tensor:
         """Filter one block.
@@ -118,9 +118,8 @@ class MaskFilter:
         masks = soft_masks(log_mels, self.exponent)
         masks = torch.lerp(masks[:, before], masks[:, after], part)  # (S, frames, M + 1)
         shares = (masks @ self.bands_to_bins).transpose(1, 2).contiguous()
-        if self.rounds:
-            percussive = percussiveness(log_mels, self.frames_per_second)[:, before]
-            shares = sharpen(shares, spectrum.abs().square().mean(0).sqrt(), percussive, self.rounds)
+        percussive = percussiveness(log_mels, self.frames_per_second)[:, before]
+        shares = sharpen(shares, spectrum.abs().square().mean(0).sqrt(), percussive, self.rounds)
         stems = []
         for share in shares:
             stem = torch.istft(
@@ -191,5 +190,5 @@ def mask_mixture(
         (S, channels, samples); the stems sum to the mixture.
     """
     masker = MaskFilter(mel, sample_rate, exponent, rounds)
-    read = lambda start, count: mixture[:, start : start + count]  # noqa: E731
-    return torch.cat(list(filter_stream(read, mixture.shape[1], [log_mels], masker)), dim=-1)
+    pieces = filter_stream(lambda start, count: mixture[:, start : start + count], mixture.shape[1], [log_mels], masker)
+    return torch.cat(list(pieces), dim=-1)

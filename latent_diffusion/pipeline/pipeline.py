@@ -183,8 +183,7 @@ class MultiTrackPipeline(LatentPipeline):
         log_mels = run_sections(
             self, job, s, lambda z, _: self.averaged_log_mels(z, s), self.settings.autoencoder.reduction, progress
         )
-        exponent = s.mask_exponent if mask_exponent is None else mask_exponent
-        masker = MaskFilter(mel, source.sample_rate, exponent, mask_rounds)
+        masker = MaskFilter(mel, source.sample_rate, task.exponent(s.mask_exponent), mask_rounds)
         return filter_stream(source.read, source.samples, log_mels, masker)
 
     def stream_generate(

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
+from latent_diffusion.errors import DataError
 from tests.msgld.files import RATE, Run, names, read, write
 from tests.tiny import tones
 from utilities import songs, streams
@@ -102,6 +104,16 @@ def test_unreadable_folder_of_stems(run: Run, tmp_path: Path, monkeypatch: pytes
     for arguments in (("arrange", "--given", tmp_path / "locked"), ("generate", "--continue", tmp_path / "locked")):
         status, _, err = run(*arguments, "--out", tmp_path / "out")
         assert status == 2 and f"{tmp_path / 'locked'}: cannot be read (Permission denied)" in err
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_results_that_are_not_finite_are_not_written(tmp_path: Path, value: float) -> None:
+    """Not even the pieces before: the model failed."""
+    good, broken = torch.zeros(2, 1, 500), torch.zeros(2, 1, 500)
+    broken[1, 0, 3] = value
+    with pytest.raises(DataError, match="holds NaN or infinite samples"):
+        streams.write_stems(tmp_path / "song", ("bass", "drums"), [good, broken], RATE, mix=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_full_disk(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
