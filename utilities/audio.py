@@ -6,6 +6,7 @@ Waveforms are float32 tensors (channels, samples) in [-1, 1]. Whatever libsndfil
 from __future__ import annotations
 
 import os
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from latent_diffusion.resampling import resample, resampled_length, source_range
 __all__ = [
     "AudioInfo",
     "audio_info",
+    "check_whole_wav",
     "read_audio",
     "read_stretch",
     "read_window",
@@ -28,6 +30,8 @@ __all__ = [
     "to_mono",
     "write_wav",
 ]
+
+STREAMED = 0x7FFFFFFF  # bytes, or more, that a wav's header promises where its length was not known in advance
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,30 @@ def audio_info(path: str | Path) -> AudioInfo:
     """
     with _open(path) as file:
         return AudioInfo(file.samplerate, file.frames, file.channels)
+
+
+def check_whole_wav(path: str | Path) -> None:
+    """Of a wav that is cut off libsndfile reads what is there, without a word; other files pass.
+
+    Raises:
+        DataError: the header promises more audio than the file holds.
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        size, place = os.fstat(file.fileno()).st_size, 12
+        start = file.read(place)
+        while start[:4] == b"RIFF" and start[8:] == b"WAVE" and place + 8 <= size:
+            file.seek(place)
+            name, length = struct.unpack("<4sI", file.read(8))
+            place += 8
+            if name == b"data":
+                if length < STREAMED and place + length > size:
+                    raise DataError(
+                        f"{path}: is cut off, its header promises {length} bytes of audio, {size - place} are there; "
+                        "replace the file"
+                    )
+                return
+            place += length + length % 2
 
 
 def _read_frames(file: soundfile.SoundFile, path: str | Path, start: int, frames: int) -> Tensor:

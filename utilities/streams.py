@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.errors import DataError
-from utilities.audio import audio_info, read_stretch
+from utilities.audio import audio_info, check_whole_wav, read_stretch
 
 SUBTYPES = {"wav": "FLOAT", "flac": "PCM_24"}  # float: stems may exceed 1 and must not be clipped to sum to the mixture
 FLAC_CHANNELS = 8
@@ -47,8 +47,9 @@ class FileSource:
         """Read all of it once, before hours are spent on its beginning.
 
         Raises:
-            DataError: as `read`.
+            DataError: as `read`; or a wav is cut off.
         """
+        check_whole_wav(self.path)
         block = max(1, _BLOCK // self.channels)
         for start in range(0, self.samples, block):
             self.read(start, min(block, self.samples - start))

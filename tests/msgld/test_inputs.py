@@ -30,10 +30,13 @@ def test_bad_files_do_not_stop_good_ones(run: Run, tmp_path: Path) -> None:
     write(music / "f_cut_off.flac", 1.0)
     whole = (music / "f_cut_off.flac").read_bytes()
     (music / "f_cut_off.flac").write_bytes(whole[: len(whole) // 2])
+    write(music / "g_cut_off.wav", 1.0)
+    whole = (music / "g_cut_off.wav").read_bytes()
+    (music / "g_cut_off.wav").write_bytes(whole[: len(whole) // 2])
     status, shown, err = run("separate", music, tmp_path / "not_there.wav", "--out", out)
     assert status == 1 and not err
     lines = shown.splitlines()
-    assert lines[0] == "2 written, 0 skipped, 6 failed"
+    assert lines[0] == "2 written, 0 skipped, 7 failed"
     failed = [line for line in lines if line.startswith("  failed  ")]
     for name, reason in {
         "b_text": "not readable as audio",
@@ -41,6 +44,7 @@ def test_bad_files_do_not_stop_good_ones(run: Run, tmp_path: Path) -> None:
         "d_no_samples": "holds no samples",
         "e_nan": "NaN",
         "f_cut_off": "cannot be decoded",
+        "g_cut_off": "is cut off, its header promises",
         "not_there": "no such file",
     }.items():
         (line,) = [line for line in failed if name in line]
