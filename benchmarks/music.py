@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from latent_diffusion.errors import ConfigError, DataError, MSGLDError
 from latent_diffusion.first_stage import LogMel
+from latent_diffusion.models import find_checkpoint
 from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings, mix
 from latent_diffusion.settings import MelSettings, ModelSettings
 from latent_diffusion.tasks import Arrangement, Generation, Task
@@ -47,7 +48,6 @@ from utilities.evaluation.coherence import (
 )
 from utilities.evaluation.frechet import FrameStatistics
 from utilities.evaluation.metrics import bootstrap_interval, is_silent, write_metrics
-from utilities.models import find_checkpoint
 
 PARTS = ("generation", "rhythm", "harmony")
 SPLITS = 10

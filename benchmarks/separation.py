@@ -132,13 +132,7 @@ def separate(pipeline: MultiTrackPipeline, track: Track, variant: Variant) -> Te
         return F.pad(part, (0, count - len(part)))
 
     job = Job(Separation(variant.guidance), len(mixture), read, None, variant.seed)
-    pieces = run_sections(
-        pipeline,
-        job,
-        s,
-        lambda z, _: pipeline.averaged_log_mels(z, s),
-        pipeline.settings.autoencoder.reduction,
-    )
+    pieces = run_sections(pipeline, job, s, waveforms=False)
     return torch.cat(list(pieces), dim=1)[:, : len(mixture) // pipeline.settings.mel.hop_length]
 
 

@@ -24,9 +24,9 @@ from tqdm import tqdm
 
 from benchmarks.separation import Track, Variant, parse_variant, read_tracks, separate
 from latent_diffusion.errors import MSGLDError
+from latent_diffusion.models import find_checkpoint
 from latent_diffusion.pipeline import MultiTrackPipeline
 from utilities.evaluation.metrics import bootstrap_interval, is_silent, log_mel_mse
-from utilities.models import find_checkpoint
 from utilities.songs import load_model
 
 REFERENCE = "sampler=ddim,steps=200,eta=1"

@@ -12,7 +12,6 @@ import numpy as np
 import soundfile
 
 from latent_diffusion import MultiTrackPipeline, SamplingSettings
-from utilities.models import find_checkpoint
 
 MODEL = sys.argv[1] if len(sys.argv) > 1 else "quickstart"
 OUT = Path(sys.argv[2] if len(sys.argv) > 2 else "example_out")
@@ -27,7 +26,7 @@ def save(name: str, stems: dict, rate: int) -> None:
 
 
 # %% A model
-pipeline = MultiTrackPipeline.from_checkpoint(find_checkpoint(MODEL, "MODEL"))  # device="cuda" where there is a GPU
+pipeline = MultiTrackPipeline.from_checkpoint(MODEL)  # device="cuda" where there is a GPU
 model_rate = pipeline.settings.mel.sample_rate
 print(f"{', '.join(pipeline.stems)}; windows of {pipeline.settings.mel.window_seconds:g} s at {model_rate} Hz")
 

@@ -17,11 +17,11 @@ import torch
 import train_musicldm
 from benchmarks import separation
 from data import synthetic
-from latent_diffusion import MultiTrackPipeline, SamplingSettings
+from latent_diffusion import MultiTrackPipeline, SamplingSettings, models
 from latent_diffusion.errors import CheckpointError
 from latent_diffusion.tasks import Separation
 from tests.tiny import MEL, config, write_config, write_first_stage, write_songs
-from utilities import cli, models
+from utilities import cli
 from utilities.audio import read_window
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -224,7 +224,7 @@ def test_the_benchmark_of_separations_runs(
 def test_the_shipped_model_separates(tmp_path: Path) -> None:
     """A song that it was not trained on: nearer to the true stems than the mixture is, each of them, by half in all."""
     assert synthetic.main(["--out", str(tmp_path), "--tracks", "1", "--seed", "3", "--seconds", "12", "--quiet"]) == 0
-    pipeline = MultiTrackPipeline.from_checkpoint(models.find_checkpoint("quickstart", "model"))
+    pipeline = MultiTrackPipeline.from_checkpoint("quickstart")
     mel = pipeline.settings.mel
     files = [tmp_path / "train" / "Track00001" / f"{stem}.wav" for stem in pipeline.stems]
     stems = torch.cat([read_window(file, 0, mel.window_samples, mel.sample_rate) for file in files])[None]

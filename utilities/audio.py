@@ -6,6 +6,7 @@ Waveforms are float32 tensors (channels, samples) in [-1, 1]. Whatever libsndfil
 from __future__ import annotations
 
 import os
+import stat
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ from latent_diffusion.resampling import resample, resampled_length, source_range
 __all__ = [
     "AudioInfo",
     "audio_info",
-    "check_whole_wav",
+    "check_not_cut_off",
+    "open_audio",
     "read_audio",
     "read_stretch",
     "read_window",
@@ -32,6 +34,8 @@ __all__ = [
 ]
 
 STREAMED = 0x7FFFFFFF  # bytes, or more, that a wav's header promises where its length was not known in advance
+UNKNOWN_LENGTH = 2**62  # frames, or more, that libsndfile promises where a file does not say how many it has
+OGG_PAGE = 65_307  # bytes of the largest
 
 
 @dataclass(frozen=True)
@@ -48,25 +52,40 @@ class AudioInfo:
         return self.samples / self.sample_rate
 
 
-def _open(path: str | Path) -> soundfile.SoundFile:
-    if not os.path.exists(path):
-        raise DataError(f"{path}: no such file; expected an audio file")
-    if os.path.isdir(path):
-        raise DataError(f"{path}: is a folder; expected an audio file")
+def open_audio(path: str | Path) -> soundfile.SoundFile:
+    """Open a file that libsndfile reads.
+
+    Raises:
+        DataError: it is missing, empty, not audio, or does not say how long it is.
+    """
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(f"{path}: no such file; expected an audio file") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no file but a device or a pipe"
+        raise DataError(f"{path}: is {kind}; expected an audio file")
     try:
         file = soundfile.SoundFile(os.fspath(path))
     except (soundfile.SoundFileError, OSError, TypeError) as error:
         # TypeError: soundfile asks for the missing format of headerless (.raw) files
-        raise DataError(f"{path}: not readable as audio ({_reason(error)}); expected wav or flac") from error
-    if file.frames <= 0:
+        reason = _reason(error) if status.st_size else "it is empty"
+        reason = reason if os.access(path, os.R_OK) else "no permission"
+        raise DataError(f"{path}: not readable as audio ({reason}); expected wav, flac, mp3, ogg ...") from error
+    unknown = file.frames >= UNKNOWN_LENGTH
+    if file.frames <= 0 or unknown:
         file.close()
-        raise DataError(f"{path}: holds no samples; expected audio")
+        what = "does not say how long it is; convert it to wav" if unknown else "holds no samples; expected audio"
+        raise DataError(f"{path}: {what}")
     return file
 
 
 def _reason(error: Exception) -> str:
     """The last part of soundfile's message, which repeats the path before it, as one line."""
-    return " ".join(str(error).split(": ")[-1].split()).rstrip(".")
+    reason = " ".join(str(error).split(": ")[-1].split()).rstrip(".")
+    return "in no known format" if reason.startswith("File does not exist") else reason  # it does: seen before
 
 
 def audio_info(path: str | Path) -> AudioInfo:
@@ -75,20 +94,20 @@ def audio_info(path: str | Path) -> AudioInfo:
     Raises:
         DataError: the file is missing, empty or not audio.
     """
-    with _open(path) as file:
+    with open_audio(path) as file:
         return AudioInfo(file.samplerate, file.frames, file.channels)
 
 
-def check_whole_wav(path: str | Path) -> None:
-    """Of a wav that is cut off libsndfile reads what is there, without a word; other files pass.
+def check_not_cut_off(path: str | Path) -> None:
+    """Of a wav or ogg that is cut off libsndfile reads what is there, without a word; other files pass.
 
     Raises:
-        DataError: the header promises more audio than the file holds.
+        DataError: there should be more of it.
         OSError: it cannot be read.
     """
     with open(path, "rb") as file:
-        size, place = os.fstat(file.fileno()).st_size, 12
-        start = file.read(place)
+        start, size = file.read(12), os.fstat(file.fileno()).st_size
+        place = 12
         while start[:4] == b"RIFF" and start[8:] == b"WAVE" and place + 8 <= size:
             file.seek(place)
             name, length = struct.unpack("<4sI", file.read(8))
@@ -101,6 +120,12 @@ def check_whole_wav(path: str | Path) -> None:
                     )
                 return
             place += length + length % 2
+        if start[:4] == b"OggS":
+            file.seek(max(0, size - OGG_PAGE))
+            _, mark, page = file.read().rpartition(b"OggS")
+            # after the mark: 22 bytes, the number of parts, a byte with the size of each, the parts
+            if mark and (len(page) < 23 or len(page) < 23 + page[22] + sum(page[23 : 23 + page[22]])):
+                raise DataError(f"{path}: is cut off, its last page is not whole; replace the file")
 
 
 def _read_frames(file: soundfile.SoundFile, path: str | Path, start: int, frames: int) -> Tensor:
@@ -129,7 +154,7 @@ def read_audio(path: str | Path) -> tuple[Tensor, int]:
     Raises:
         DataError: the file is missing, empty, not audio, cut off, or holds samples that are not finite.
     """
-    with _open(path) as file:
+    with open_audio(path) as file:
         return _read_frames(file, path, 0, file.frames), file.samplerate
 
 
@@ -139,7 +164,7 @@ def read_stretch(path: str | Path, start: int, samples: int) -> Tensor:
     Raises:
         DataError: as `read_audio`.
     """
-    with _open(path) as file:
+    with open_audio(path) as file:
         return _read_frames(file, path, start, samples)
 
 
@@ -167,7 +192,7 @@ def read_window(
     Raises:
         DataError: as `read_audio`, or the file's length is not `expected_samples`.
     """
-    with _open(path) as file:
+    with open_audio(path) as file:
         if expected_samples is not None and file.frames != expected_samples:
             raise DataError(
                 f"{path}: has {file.frames} samples, had {expected_samples} when it was indexed; restore it"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latent_diffusion.errors import ConfigError
+from latent_diffusion.models import find_checkpoint
 from utilities.config import (
     Config,
     augmentation,
@@ -19,7 +20,6 @@ from utilities.config import (
     task_name,
     vocoder_settings,
 )
-from utilities.models import find_checkpoint
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl

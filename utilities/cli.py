@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 from latent_diffusion.errors import ConfigError, MSGLDError
+from latent_diffusion.models import DEFAULT_MODEL, names_here
 from utilities.evaluation.commands import add_commands
-from utilities.models import DEFAULT_MODEL, names_here
 
 MEAN_AVERAGE, MEAN_PASSES = 4, 2  # of --sampler mean
 DESCRIPTION = """\
@@ -29,10 +31,12 @@ def guidance(text: str) -> float | dict[str, float]:
     try:
         if "=" not in text:
             return float(text)
-        pairs = [part.split("=") for part in text.split(",")]
-        return {name.strip(): float(value) for name, value in pairs}
+        pairs = [(name.strip(), float(value)) for name, value in (part.split("=") for part in text.split(","))]
     except ValueError:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a number, or bass=2,drums=0.5") from None
+    if len(dict(pairs)) < len(pairs):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected each stem once")
+    return dict(pairs)
 
 
 def names(text: str) -> list[str]:
@@ -43,9 +47,24 @@ def names(text: str) -> list[str]:
     return found
 
 
+def path(text: str) -> str:
+    """A path or name; an empty one, from an unset variable of the shell, would mean the current folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("found an empty name, expected a path")
+    return text
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; argparse would print the usage before it."""
+
+    def error(self, message: str) -> None:
+        """Exit with status 2."""
+        self.exit(2, f"error: {message} ({self.prog} --help shows what is expected)\n")
+
+
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line; argparse itself exits with status 2 on bad use."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="msgld",
         description=DESCRIPTION,
         epilog=f"Models known by name (--model): {names_here()}",
@@ -54,7 +73,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     separate = commands.add_parser("separate", help="take songs apart: OUT/<song>/<stem>.wav")
-    separate.add_argument("inputs", nargs="+", metavar="FILE_OR_FOLDER", help="audio files; folders are searched")
+    separate.add_argument(
+        "inputs", nargs="+", type=path, metavar="FILE_OR_FOLDER", help="audio files; folders are searched"
+    )
     separate.add_argument(
         "--refine",
         choices=("mask", "none"),
@@ -90,14 +111,19 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     generate.add_argument(
         "--continue",
         dest="continued",
-        type=Path,
+        type=lambda text: Path(path(text)),
         metavar="FILE_OR_FOLDER",
         help="begin with this and go on from it: a song, which is separated first, or a folder with all <stem>.wav; "
         "OUT/<name>_continued_<seed>/<stem>.wav",
     )
     arrange = commands.add_parser("arrange", help="make stems for given ones: OUT/<folder's name>/<stem>.wav")
     arrange.add_argument(
-        "--given", nargs="+", required=True, metavar="DIR_OR_FILES", help="<stem>.wav files, or folders with such"
+        "--given",
+        nargs="+",
+        required=True,
+        type=path,
+        metavar="DIR_OR_FILES",
+        help="<stem>.wav files, or folders with such",
     )
     arrange.add_argument("--make", type=names, metavar="STEM,...", help="what to make (default: all not given)")
     for command in (separate, generate, arrange):
@@ -111,9 +137,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     """Options of every command."""
-    parser.add_argument("--out", type=Path, default=Path("msgld_out"), metavar="FOLDER", help="default: %(default)s")
+    parser.add_argument(
+        "--out",
+        type=lambda text: Path(path(text)),
+        default=Path("msgld_out"),
+        metavar="FOLDER",
+        help="default: %(default)s",
+    )
     parser.add_argument(
         "--model",
+        type=path,
         default=DEFAULT_MODEL,
         metavar="NAME_OR_PATH",
         help="a name (msgld --help lists them), a weights file, or the folder of a run (default: %(default)s)",
@@ -122,7 +155,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sampler",
         help="ddim (default), ddpm, plms, dpm++, dpm++sde or unipc; separate: mean, too, the expected stems in one "
-        "network call, and the default there unless the model predicts noise",
+        "network call, and the default for masks unless the model predicts noise",
     )
     parser.add_argument(
         "--spacing", help="of the steps: uniform, trailing, logsnr or karras (default: the sampler's own)"
@@ -159,7 +192,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", choices=("wav", "flac"), default="wav", help="32-bit float wav (default), 24-bit flac"
     )
-    parser.add_argument("--skip-existing", action="store_true", help="leave out what is there already")
+    parser.add_argument(
+        "--skip-existing", action="store_true", help="leave out what is there already, as long as it should be"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error, and more log lines")
 
@@ -171,6 +206,8 @@ def main(arguments: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # file names may be in any encoding
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # being ended tidies up as Ctrl-C does
     try:
         if "run" in options:  # evaluate, compare, report
             return options.run(options)
@@ -179,6 +216,11 @@ def main(arguments: list[str] | None = None) -> int:
         if options.debug:
             raise
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if options.debug:
+            raise
+        print(f"error: {error.filename or 'files'}: {error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; nothing half-written is left behind", file=sys.stderr)
@@ -230,22 +272,26 @@ def _separate(options: argparse.Namespace) -> int:
         raise ConfigError(f"{', '.join(options.inputs)}: expected audio files, found none")
     if songs:
         pipeline = load_model(options.model, options.device)
-        predicts_noise = pipeline.schedule.settings.parameterization == "eps"
-        sampler = options.sampler or ("ddim" if predicts_noise else POSTERIOR_MEAN)
+        masks, predicts_noise = options.refine == "mask", pipeline.schedule.settings.parameterization == "eps"
+        sampler = options.sampler or (POSTERIOR_MEAN if masks and not predicts_noise else "ddim")
         average, passes = (MEAN_AVERAGE, MEAN_PASSES) if sampler == POSTERIOR_MEAN else (1, 1)
         common["sampling"] = replace(
             common["sampling"], sampler=sampler, average=options.average or average, passes=options.passes or passes
         )
-        separate_songs(
-            pipeline,
-            songs,
-            tally=tally,
-            guidance=options.guidance,
-            refine=options.refine,
-            exponent=options.mask_exponent,
-            rounds=options.mask_rounds,
-            **common,
-        )
+        try:
+            separate_songs(
+                pipeline,
+                songs,
+                tally=tally,
+                guidance=options.guidance,
+                refine=options.refine,
+                exponent=options.mask_exponent,
+                rounds=options.mask_rounds,
+                **common,
+            )
+        except KeyboardInterrupt:
+            print(tally.summary())
+            raise
     print(f"{tally.summary()}\nstems lie in {options.out}" if tally.written else tally.summary())
     return 1 if tally.failed else 0
 

@@ -18,12 +18,12 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from latent_diffusion.checkpoints import expect_kind, read_weights
 from latent_diffusion.errors import ConfigError
+from latent_diffusion.models import find_checkpoint
 from utilities.building import build_data, build_model, load_initial_weights, other_vocoder
 from utilities.config import Config, kind, latent_cache, require_data, resolve_accelerator, resolve_devices
 from utilities.data.datamodule import train_loader
 from utilities.evaluation.gather import write_run_report
 from utilities.files import safe_name, whole_file
-from utilities.models import find_checkpoint
 from utilities.results import ResultWriter
 from utilities.training_view import TrainingView, ValidationAudio
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,10 +15,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from latent_diffusion.errors import ConfigError, DataError
+from latent_diffusion.models import find_checkpoint
 from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings
 from latent_diffusion.tasks import MASK_ROUNDS
-from utilities.models import find_checkpoint
-from utilities.streams import FileSource, write_stems
+from utilities.audio import AudioInfo, resampled_length
+from utilities.streams import FileSource, are_there, write_stems
 
 log = logging.getLogger(__name__)
 
@@ -61,15 +63,15 @@ def load_model(given: str, device: str) -> MultiTrackPipeline:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.empty(1, device=device).item()  # of "meta" there is none
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"--device: found {device!r}, expected one that this machine has ({reason})") from error
     return MultiTrackPipeline.from_checkpoint(path, device)
 
 
 def find_songs(inputs: Iterable[str], out: Path, tally: Tally) -> list[Song]:
-    """Audio files, from folders recursively; a file that is named outright is taken whatever its ending.
+    """Audio files, from folders recursively, links too; a file that is named outright is taken whatever its ending.
 
     Args:
         inputs: files and folders.
@@ -82,13 +84,15 @@ def find_songs(inputs: Iterable[str], out: Path, tally: Tally) -> list[Song]:
     """
     found: dict[Path, Path] = {}
     for given in map(Path, inputs):
-        if given.is_dir():
-            for file in sorted(_walk(given, out, tally)):
-                found.setdefault(file, file.relative_to(given).parent)
-        elif given.exists():
-            found.setdefault(given, Path())
-        else:
+        try:
+            mode = given.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
             tally.failed.append((given, "no such file or folder"))
+        except OSError as error:
+            tally.failed.append((given, f"cannot be read ({error.strerror})"))
+        else:
+            for file in sorted(_walk(given, out, tally)) if stat.S_ISDIR(mode) else [given]:
+                found.setdefault(file, file.relative_to(given).parent if file != given else Path())
     songs, taken = [], set()
     for path, parent in found.items():
         stem = path.stem if not path.stem.startswith(".") else f"_{path.stem[1:]}"
@@ -115,16 +119,19 @@ def _walk(folder: Path, out: Path, tally: Tally) -> Iterator[Path]:
     def unreadable(error: OSError) -> None:
         tally.failed.append((Path(error.filename or folder), f"cannot be read ({error.strerror})"))
 
-    for root, folders, files in os.walk(folder, onerror=unreadable):
+    seen = {out.resolve()}  # and where links led already
+    for root, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
         here = Path(root)
-        folders[:] = [f for f in folders if not f.startswith(".") and (here / f).resolve() != out.resolve()]
+        seen.add(here.resolve())
+        folders[:] = [f for f in sorted(folders) if not f.startswith(".") and (here / f).resolve() not in seen]
         yield from (here / f for f in files if not f.startswith(".") and Path(f).suffix.lower() in ENDINGS)
 
 
 @contextmanager
 def _bar(label: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """A progress bar with the time left, as a callback (done, total)."""
-    with tqdm(desc=label, disable=quiet, unit="batch", leave=False, dynamic_ncols=True) as bar:
+    shown = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
+    with tqdm(desc=label, disable=quiet, bar_format=shown, leave=False, dynamic_ncols=True) as bar:
 
         def report(done: int, total: int) -> None:
             bar.total = total
@@ -157,23 +164,29 @@ def separate_songs(
         sampling, guidance, seed, refine, exponent, rounds: as `MultiTrackPipeline.separate` has them.
         tally: gets what became of each.
         kind: wav or flac.
-        skip_existing: leave out songs whose stems are all there.
+        skip_existing: leave out songs whose stems are all there, and as long as they should be.
         quiet: no progress bars.
     """
+    results = {(out / song.folder).resolve(): song for song in songs}
+    songs = [  # less the stems of an earlier run, where `out` was searched, too
+        song
+        for song in songs
+        if song.path.stem not in pipeline.stems or results.get(song.path.resolve().parent, song) is song
+    ]
     for number, song in enumerate(songs, 1):
         folder = out / song.folder
-        if skip_existing and all((folder / f"{stem}.{kind}").is_file() for stem in pipeline.stems):
-            tally.skipped.append(song.path)
-            continue
         try:
             if any((folder / f"{stem}.{kind}").resolve() == song.path.resolve() for stem in pipeline.stems):
                 raise DataError(f"{song.path}: its stems would be written over it; choose another --out")
             source = FileSource(song.path)
+            shape = source.info if refine == "mask" else _heard(pipeline, source)
+            if skip_existing and are_there(folder, pipeline.stems, shape, kind):
+                tally.skipped.append(song.path)
+                continue
             source.check()
-            rate = source.sample_rate if refine == "mask" else pipeline.settings.mel.sample_rate
             with _bar(f"{number}/{len(songs)} {song.path.name}", quiet) as progress:
                 pieces = pipeline.stream_separate(source, guidance, seed, sampling, progress, refine, exponent, rounds)
-                write_stems(folder, pipeline.stems, pieces, rate, kind)
+                write_stems(folder, pipeline.stems, pieces, shape, kind)
         except ConfigError:
             raise  # not this song's fault: the next ones would fail alike
         except Exception as error:  # whatever is wrong with one song, the others go on; --debug shows where
@@ -181,6 +194,12 @@ def separate_songs(
             tally.failed.append((song.path, " ".join(str(error).split()) or type(error).__name__))
         else:
             tally.written.append(song.path)
+
+
+def _heard(pipeline: MultiTrackPipeline, source: FileSource) -> AudioInfo:
+    """What of a file the model hears."""
+    rate = pipeline.settings.mel.sample_rate
+    return AudioInfo(rate, resampled_length(source.samples, source.sample_rate, rate), 1)
 
 
 def generate_song(
@@ -200,17 +219,21 @@ def generate_song(
     that and lies in `out/<its name>_continued_<seed>`.
     """
     name = "generated" if continued is None else f"{_plain_name(continued)}_continued"
-    folder = out / f"{name}_{seed}"
-    if skip_existing and (folder / f"mix.{kind}").is_file():
-        return []
-    given = None
+    folder, mel = out / f"{name}_{seed}", pipeline.settings.mel
+    samples = pipeline.samples_of(seconds)
+    given, sources = None, []
     if continued is not None:
         given = find_given([str(continued)], pipeline.stems) if continued.is_dir() else FileSource(continued)
-        for source in given.values() if isinstance(given, dict) else [given]:
-            source.check()
+        sources = list(given.values()) if isinstance(given, dict) else [given]
+        samples += max(_heard(pipeline, source).samples for source in sources)
+    shape = AudioInfo(mel.sample_rate, samples, 1)
+    if skip_existing and are_there(folder, ["mix"], shape, kind):
+        return []
+    for source in sources:
+        source.check()
     with _bar(folder.name, quiet) as progress:
         pieces = pipeline.stream_generate(seconds, seed, sampling, progress, given)
-        return write_stems(folder, pipeline.stems, pieces, pipeline.settings.mel.sample_rate, kind, mix=True)
+        return write_stems(folder, pipeline.stems, pieces, shape, kind, mix=True)
 
 
 def _plain_name(path: Path) -> str:
@@ -270,16 +293,19 @@ def arrange_song(
     """
     first = Path(inputs[0]).resolve()
     folder = out / ((first if first.is_dir() else first.parent).name or "arranged")
-    if skip_existing and (folder / f"mix.{kind}").is_file():
-        return []
     given = find_given(inputs, pipeline.stems)
     for source in given.values():
         if source.path.parent.resolve() == folder.resolve():
             raise ConfigError(f"--out: {out}: {source.path} lies where the result goes; choose another folder")
+    samples = max(_heard(pipeline, source).samples for source in given.values())
+    shape = AudioInfo(pipeline.settings.mel.sample_rate, samples, 1)
+    if skip_existing and are_there(folder, ["mix"], shape, kind):
+        return []
+    for source in given.values():
         source.check()
     with _bar(folder.name, quiet) as progress:
         pieces: Iterable[Tensor] = pipeline.stream_arrange(given, make, guidance, seed, sampling, progress)
-        return write_stems(folder, pipeline.stems, pieces, pipeline.settings.mel.sample_rate, kind, mix=True)
+        return write_stems(folder, pipeline.stems, pieces, shape, kind, mix=True)
 
 
 def describe(files: list[Path]) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+import tempfile
+import threading
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import soundfile
@@ -13,15 +17,20 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.errors import DataError
-from utilities.audio import audio_info, check_whole_wav, read_stretch
+from utilities.audio import UNKNOWN_LENGTH, AudioInfo, audio_info, check_not_cut_off, open_audio, read_stretch
+
+log = logging.getLogger(__name__)
 
 SUBTYPES = {"wav": "FLOAT", "flac": "PCM_24"}  # float: stems may exceed 1 and must not be clipped to sum to the mixture
 FLAC_CHANNELS = 8
-_BLOCK = 2**20  # samples of all channels checked at once
+WAV_BYTES = 2**32 - 2**16  # of audio that a wav can say it holds; what is longer is RF64, the same with longer numbers
+_BLOCK = 2**20  # samples of all channels read at once
 
 
 class FileSource:
     """An audio file as a `latent_diffusion.pipeline.AudioSource`: every stretch is read when it is asked for.
+
+    An mp3 that does not say how long it is, of which libsndfile would guess it, is decoded into a temporary file first.
 
     Args:
         path: any file that libsndfile reads.
@@ -31,9 +40,15 @@ class FileSource:
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
-        info = audio_info(path)
-        self.sample_rate, self.samples, self.channels = info.sample_rate, info.samples, info.channels
+        self.path = self._decoded = Path(path)
+        with open_audio(path) as file:
+            guessed = file.format == "MP3" and not _has_xing_header(self.path)
+        if guessed:
+            self._folder = tempfile.TemporaryDirectory(prefix="msgld-")  # lives as long as this
+            self._decoded = Path(self._folder.name) / "decoded.w64"
+            _decode_mp3(self.path, self._decoded)
+        self.info = audio_info(self._decoded)
+        self.sample_rate, self.samples, self.channels = self.info.sample_rate, self.info.samples, self.info.channels
 
     def read(self, start: int, count: int) -> Tensor:
         """Samples `start` to `start + count` as (channels, count), float32.
@@ -41,22 +56,84 @@ class FileSource:
         Raises:
             DataError: they cannot be read, or are not finite.
         """
-        return read_stretch(self.path, start, count)
+        return read_stretch(self._decoded, start, count)
 
     def check(self) -> None:
         """Read all of it once, before hours are spent on its beginning.
 
         Raises:
-            DataError: as `read`; or a wav is cut off.
+            DataError: as `read`; or a wav or ogg is cut off.
         """
-        check_whole_wav(self.path)
+        check_not_cut_off(self.path)
         block = max(1, _BLOCK // self.channels)
         for start in range(0, self.samples, block):
             self.read(start, min(block, self.samples - start))
 
 
+def _has_xing_header(path: Path) -> bool:
+    """Whether an mp3 says how many frames it has: only then libsndfile knows, where it cannot see the file's size."""
+    try:
+        with _piped(path) as file:
+            return file.frames < UNKNOWN_LENGTH
+    except soundfile.SoundFileError:
+        return True  # broken: reading it will say how
+
+
+@contextmanager
+def _piped(path: Path) -> Iterator[soundfile.SoundFile]:
+    """A file for libsndfile to read from its beginning to its end, without knowing where that is."""
+    out, into = os.pipe()
+
+    def feed() -> None:
+        try:
+            with open(path, "rb") as file, os.fdopen(into, "wb") as pipe:
+                shutil.copyfileobj(file, pipe)
+        except BrokenPipeError:
+            pass  # no more is wanted
+
+    feeder = threading.Thread(target=feed, daemon=True)
+    feeder.start()
+    try:
+        with soundfile.SoundFile(out, closefd=False) as file:
+            yield file
+    finally:
+        os.close(out)
+        feeder.join()
+
+
+def _decode_mp3(path: Path, decoded: Path) -> None:
+    """Decode all of a file whose length is not known.
+
+    Raises:
+        DataError: it cannot be decoded, or there is no room for it.
+    """
+    try:
+        with _piped(path) as file:
+            block = max(1, _BLOCK // file.channels)
+            with soundfile.SoundFile(decoded, "w", file.samplerate, file.channels, "FLOAT", format="W64") as copy:
+                while len(data := file.read(block, dtype="float32", always_2d=True)):
+                    copy.write(data)
+    except (soundfile.SoundFileError, OSError, AssertionError) as error:
+        raise DataError(f"{path}: cannot be decoded into {decoded.parent} ({_why(error)})") from error
+
+
+def _why(error: Exception) -> str:
+    """What an error of writing says, as one line; soundfile asserts that all was written, or says "System error"."""
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+    return "the disk may be full" if not reason or "System error" in reason else reason
+
+
+def are_there(folder: Path, names: Iterable[str], shape: AudioInfo, kind: str) -> bool:
+    """Whether a folder holds `<name>.<kind>` for all names, at the rate and of the length that is expected."""
+    try:
+        found = [audio_info(folder / f"{name}.{kind}") for name in names]
+    except DataError:
+        return False
+    return all((info.sample_rate, info.samples) == (shape.sample_rate, shape.samples) for info in found)
+
+
 def write_stems(
-    folder: Path, names: Iterable[str], pieces: Iterable[Tensor], sample_rate: int, kind: str = "wav", mix: bool = False
+    folder: Path, names: Iterable[str], pieces: Iterable[Tensor], shape: AudioInfo, kind: str = "wav", mix: bool = False
 ) -> list[Path]:
     """Write stems that arrive piece by piece, all of them or none.
 
@@ -64,42 +141,75 @@ def write_stems(
         folder: gets `<name>.<kind>`; made if need be. What lies there under these names is replaced at the end.
         names: of the stems.
         pieces: (S, channels, n) each, one after the other.
-        sample_rate: hz.
-        kind: wav (32-bit float, never clipped) or flac (24 bit, clipped to [-1, 1]).
+        shape: what the pieces make together.
+        kind: wav (32-bit float, never clipped; RF64 where wav is too small) or flac (24 bit, clipped to [-1, 1]).
         mix: write `mix.<kind>`, the stems' sum, too, clipped to [-1, 1].
 
     Returns:
         The files.
 
     Raises:
-        DataError: the folder cannot be written, or samples are not finite; or what `pieces` raises. Nothing of it is
-            left behind then.
+        DataError: the folder cannot be written, there is no room, or samples are not finite; or what `pieces` raises.
+            Nothing of it is left behind then.
     """
     names = [*names, *(["mix"] if mix else [])]
-    if folder.exists() and not folder.is_dir():
-        raise DataError(f"{folder}: is a file; expected a folder, or nothing, to write stems to")
+    targets = [folder / f"{name}.{kind}" for name in names]
     # beside the folder, on the same disk, hidden from whoever lists results; short, however long the folder's name is
     name_sum = zlib.crc32(os.fsencode(folder.name))
     temporary = folder.with_name(f".{name_sum:08x}.{os.getpid()}.tmp")
     files: dict[str, soundfile.SoundFile] = {}
+    loudest = 0.0
     try:
         try:
+            _check_targets(folder, targets)
             temporary.mkdir(parents=True, exist_ok=True)
+            _check_room(temporary, shape.samples * shape.channels * len(names) if kind == "wav" else 0)
             for piece in pieces:
-                _write_piece(temporary, files, names, piece, sample_rate, kind, mix)
+                loudest = max(loudest, float(piece.abs().max()))
+                _write_piece(temporary, files, names, piece, shape, kind, mix)
             for file in files.values():
                 file.close()
             folder.mkdir(parents=True, exist_ok=True)
-            for name in names:
-                os.replace(temporary / f"{name}.{kind}", folder / f"{name}.{kind}")
-        except (soundfile.SoundFileError, OSError, AssertionError) as error:  # soundfile asserts that all was written
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or "the disk may be full"
-            raise DataError(f"{folder}: cannot be written ({reason})") from error
+            for target in targets:
+                _forget_when(temporary / target.name)
+                os.replace(temporary / target.name, target)
+        except (soundfile.SoundFileError, OSError, AssertionError) as error:
+            raise DataError(f"{folder}: cannot be written ({_why(error)})") from error
     finally:
         for file in files.values():
             file.close()
         shutil.rmtree(temporary, ignore_errors=True)
-    return [folder / f"{name}.{kind}" for name in names]
+    if kind == "flac" and loudest > 1:
+        log.warning("%s: up to %.2f times full scale, which flac clips; wav keeps it", folder, loudest)
+    return targets
+
+
+def _check_targets(folder: Path, targets: Iterable[Path]) -> None:
+    """Raises DataError where something else lies in the way."""
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder}: is a file; expected a folder, or nothing, to write stems to")
+    for target in targets:
+        if target.is_dir():
+            raise DataError(f"{target}: is a folder; expected a file, or nothing, to write")
+
+
+def _check_room(folder: Path, floats: int) -> None:
+    """Raises DataError where so many numbers have no room."""
+    needed, free = 4 * floats, shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(
+            f"{folder.parent}: the stems need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; make room, or write "
+            "them elsewhere"
+        )
+
+
+def _forget_when(path: Path) -> None:
+    """libsndfile writes the time into a chunk of float wavs; the same stems shall be the same file."""
+    with open(path, "r+b") as file:
+        place = file.read(256).find(b"PEAK")
+        if place >= 0:
+            file.seek(place + 12)  # past the chunk's name, size and version
+            file.write(bytes(4))
 
 
 def _write_piece(
@@ -107,7 +217,7 @@ def _write_piece(
     files: dict[str, soundfile.SoundFile],
     names: list[str],
     piece: Tensor,
-    sample_rate: int,
+    shape: AudioInfo,
     kind: str,
     mix: bool,
 ) -> None:
@@ -118,15 +228,16 @@ def _write_piece(
         piece = torch.cat([piece, piece.sum(0, keepdim=True).clamp(-1, 1)])
     if kind == "flac" and piece.shape[1] > FLAC_CHANNELS:
         raise DataError(f"{piece.shape[1]} channels: flac holds {FLAC_CHANNELS} at most; write wav instead")
+    big = kind == "wav" and 4 * shape.samples * shape.channels > WAV_BYTES
     for name, waveform in zip(names, piece, strict=True):
         if name not in files:
             files[name] = soundfile.SoundFile(
                 folder / f"{name}.{kind}",
                 "w",
-                sample_rate,
-                len(waveform),
+                shape.sample_rate,
+                shape.channels,
                 SUBTYPES[kind],
-                format=kind.upper(),
+                format="RF64" if big else kind.upper(),
             )
         data = waveform.T.numpy()
         files[name].write(data if kind == "wav" else data.clip(-1.0, 1.0))

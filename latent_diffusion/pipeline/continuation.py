@@ -35,7 +35,7 @@ def go_on(
         samples: to make after the recording, at the model's rate.
         seed: of all random numbers.
         sampling: how.
-        progress: called with (network batches done, in all).
+        progress: called with (network batches and windows of the vocoder done, in all).
 
     Yields:
         (S, 1, n), one after the other: the recording's samples, then `samples` more.
@@ -56,9 +56,7 @@ def go_on(
     head = _last_latents(pipeline, held, seed)
     known = head.shape[-2] * hop
     job = Job(Generation(), known + hop + samples, None, None, seed)
-    made = run_sections(
-        pipeline, job, sampling, lambda z, _: pipeline.decode(z, sampling.overlap)[1], hop, progress, head
-    )
+    made = run_sections(pipeline, job, sampling, progress=progress, head=head)
     left = held.shape[1] + samples
     for piece in crossfade(_after(held, hop, made, known)):
         piece = piece[:, None, :left]

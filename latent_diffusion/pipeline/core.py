@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -126,16 +127,27 @@ class LatentPipeline:
         return average(self.decode_log_mels(z, sampling.overlap), sampling.average)
 
     @torch.no_grad()
-    def vocode(self, log_mel: Tensor, overlap: float = DEFAULT_OVERLAP) -> Tensor:
-        """Waveforms (..., T * hop_length) of log-mels (..., T, M), blended from windows where there are several."""
+    def vocode(
+        self, log_mel: Tensor, overlap: float = DEFAULT_OVERLAP, on_vocoded: Callable[[int], None] | None = None
+    ) -> Tensor:
+        """Waveforms (..., T * hop_length) of log-mels (..., T, M), blended from windows where there are several.
+
+        `on_vocoded` is called with a number of windows each time that so many are done.
+        """
+        tell, count = on_vocoded or (lambda windows: None), math.prod(log_mel.shape[:-2])
         r, hop = self.settings.autoencoder.reduction, self.settings.mel.hop_length
         windows = self.windows(log_mel.shape[-2] // r, overlap)
         if windows is None:
-            return self.first_stage.log_mel_to_waveform(log_mel)[..., : log_mel.shape[-2] * hop]
+            waveform = self.first_stage.log_mel_to_waveform(log_mel)[..., : log_mel.shape[-2] * hop]
+            tell(count)
+            return waveform
         windows = windows.scaled(r)
         cut = windows.cut(log_mel.reshape(-1, *log_mel.shape[-2:]))  # (P, W, T, M)
         samples = windows.window * hop
-        parts = [self.first_stage.log_mel_to_waveform(part)[..., :samples] for part in cut.unbind(1)]
+        parts = []
+        for part in cut.unbind(1):
+            parts.append(self.first_stage.log_mel_to_waveform(part)[..., :samples])
+            tell(count)
         blended = windows.scaled(hop).blend(torch.stack(parts, dim=1), axis=-1)
         return blended.reshape(*log_mel.shape[:-2], -1)
 
@@ -293,13 +305,21 @@ class LatentPipeline:
 
     @torch.no_grad()
     def finish(
-        self, z: Tensor, made: tuple[str, ...], given: Tensor | None, sampling: SamplingSettings | None = None
+        self,
+        z: Tensor,
+        made: tuple[str, ...],
+        given: Tensor | None,
+        sampling: SamplingSettings | None = None,
+        on_vocoded: Callable[[int], None] | None = None,
     ) -> MultiTrackResult:
-        """Decode sampled latents (B * average, S, C, T/r, F); given stems (B, S, N) come back as the original audio."""
+        """Decode sampled latents (B * average, S, C, T/r, F); given stems (B, S, N) come back as the original audio.
+
+        `on_vocoded` as in `vocode`.
+        """
         s = sampling or SamplingSettings()
         indices, overlap = [self.stems.index(stem) for stem in made], s.overlap
         made_log_mels = self.averaged_log_mels(z[:, indices], s)
-        made_waveforms = self.vocode(made_log_mels, overlap)
+        made_waveforms = self.vocode(made_log_mels, overlap, on_vocoded)
         if given is None:
             log_mels, waveforms = made_log_mels, made_waveforms
         else:

@@ -57,6 +57,7 @@ class MaskFilter:
         self.n_fft = 2 * max(4, round(WINDOWS * mel.n_fft * sample_rate / mel.sample_rate / 2))
         self.hop = max(1, self.n_fft // OVERLAPS)
         windows = -(-self.n_fft // self.hop)  # half of one into a block and half of one around what decides there
+        self.block_samples = max(1, round(BLOCK_SECONDS * sample_rate / self.hop)) * self.hop
         self.margin = (windows + REACH * rounds) * self.hop  # audio around a block that decides what is in it
         self.window = torch.hann_window(self.n_fft)
         self.bands_to_bins = self._bands_to_bins()
@@ -144,8 +145,7 @@ def filter_stream(
     Yields:
         (S, channels, n), one after the other, `samples` in all. How they are cut changes nothing.
     """
-    guard, hop = masker.guard_frames(), masker.hop
-    block = max(1, round(BLOCK_SECONDS * masker.sample_rate / hop)) * hop
+    guard, hop, block = masker.guard_frames(), masker.hop, masker.block_samples
     held, first, done = None, 0, 0
 
     def emit(until: int) -> Iterator[Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from latent_diffusion.diffusion.guidance import Scale
 from latent_diffusion.diffusion.samplers import Progress
 from latent_diffusion.errors import DataError
+from latent_diffusion.models import find_checkpoint
 from latent_diffusion.pipeline.continuation import go_on
 from latent_diffusion.pipeline.core import LatentPipeline
 from latent_diffusion.pipeline.inputs import ArraySource, AudioSource, MonoSource, Waveform, resolve_guidance
@@ -21,6 +22,8 @@ from latent_diffusion.pipeline.sections import Job, run_sections
 from latent_diffusion.tasks import MASK_ROUNDS, Arrangement, Generation, Separation
 
 Guidance = Scale | Mapping[str, float]
+LONGEST = 7 * 24 * 3600  # seconds that can be made: more is a slip of the finger, and would be planned for ever
+UNEVEN = 0.1  # seconds that given stems may differ in length, the ends being silence: lossy formats add as much
 
 
 class MultiTrackPipeline(LatentPipeline):
@@ -35,7 +38,8 @@ class MultiTrackPipeline(LatentPipeline):
         """Load a model for inference; averaged weights where the file has them.
 
         Args:
-            path: checkpoint of this project, or of the published code.
+            path: checkpoint of this project, or of the published code; the folder of a run; or the name of a model
+                that comes along, such as "quickstart".
             device: where to put it.
 
         Raises:
@@ -43,7 +47,7 @@ class MultiTrackPipeline(LatentPipeline):
         """
         from latent_diffusion.checkpoints import load_pipeline_parts
 
-        unet, first_stage, schedule, scale_factor, settings = load_pipeline_parts(path)
+        unet, first_stage, schedule, scale_factor, settings = load_pipeline_parts(find_checkpoint(str(path), "model"))
         parts = [part.to(device).eval().requires_grad_(False) for part in (unet, first_stage, schedule)]
         if torch.device(device).type == "cpu":  # the VAE's convolutions take about two thirds of the time so
             parts[1].to(memory_format=torch.channels_last)
@@ -72,7 +76,8 @@ class MultiTrackPipeline(LatentPipeline):
                 stems that are not named have 1.
             seed: same seed, same stems, whatever the batch size.
             sampling: sampler, steps, eta, windows at once, overlap, results averaged, passes.
-            progress: called with (network batches done, in all).
+            progress: called with (done, in all): batches of the network, and blocks of the masks or windows of the
+                vocoder.
             refine: "mask" for stems cut out of the mixture itself by the model's log-mels, which sum to the mixture;
                 "none" for what the vocoder makes of the log-mels.
             mask_exponent: of the magnitudes that the masks compare; more decides harder. None: 2, and 0.6 for the
@@ -115,7 +120,7 @@ class MultiTrackPipeline(LatentPipeline):
             {stem: (1, samples)} at the model's rate.
 
         Raises:
-            DataError: a length that is not positive and finite; stems that are missing or unequally long.
+            DataError: a length that is not positive, finite and below a week; stems that are missing or unequally long.
         """
         given: AudioSource | dict[str, AudioSource] | None = None
         if continue_from is not None and sample_rate is None:
@@ -175,16 +180,11 @@ class MultiTrackPipeline(LatentPipeline):
         task = Separation(resolve_guidance(guidance_scale, self.stems, 1.0), refine, mask_exponent, mask_rounds)
         job = Job(task, mono.samples, lambda start, count: mono.read(start, count)[0], None, seed)
         if refine == "none":
-            pieces = run_sections(
-                self, job, s, lambda z, _: self.finish(z, self.stems, None, s).waveforms, self.latent_hop, progress
-            )
-            return _cut(pieces, mono.samples)
-
-        log_mels = run_sections(
-            self, job, s, lambda z, _: self.averaged_log_mels(z, s), self.settings.autoencoder.reduction, progress
-        )
+            return _cut(run_sections(self, job, s, progress=progress), mono.samples)
         masker = MaskFilter(mel, source.sample_rate, task.exponent(s.mask_exponent), mask_rounds)
-        return filter_stream(source.read, source.samples, log_mels, masker)
+        count = _Count(progress, -(-source.samples // masker.block_samples))
+        log_mels = run_sections(self, job, s, waveforms=False, progress=count.batches)
+        return count.blocks(filter_stream(source.read, source.samples, log_mels, masker), source.samples)
 
     def stream_generate(
         self,
@@ -195,17 +195,27 @@ class MultiTrackPipeline(LatentPipeline):
         continue_from: AudioSource | Mapping[str, AudioSource] | None = None,
     ) -> Iterator[Tensor]:
         """As `generate`; yields (S, 1, n), one after the other. `progress` counts a separation on its own, before."""
-        s, mel = sampling or SamplingSettings(), self.settings.mel
-        length = mel.window_seconds if seconds is None else seconds
-        samples = round(length * mel.sample_rate) if math.isfinite(length) else 0
-        if samples < 1:
-            raise DataError(f"seconds: found {seconds}, expected at least one sample at {mel.sample_rate} hz")
+        s, samples = sampling or SamplingSettings(), self.samples_of(seconds)
         if continue_from is not None:
             recording = self._recording(continue_from, seed, s, progress)
             return go_on(self, recording, samples, seed, s, progress)
         job = Job(Generation(), samples, None, None, seed)
-        pieces = run_sections(self, job, s, lambda z, _: self.decode(z, s.overlap)[1], self.latent_hop, progress)
-        return _cut(pieces, samples)
+        return _cut(run_sections(self, job, s, progress=progress), samples)
+
+    def samples_of(self, seconds: float | None) -> int:
+        """Length of what is made in samples at the model's rate; None means one window.
+
+        Raises:
+            DataError: less than a sample, more than a week, or no number.
+        """
+        mel = self.settings.mel
+        length = mel.window_seconds if seconds is None else seconds
+        samples = round(length * mel.sample_rate) if math.isfinite(length) and length <= LONGEST else 0
+        if samples < 1:
+            raise DataError(
+                f"seconds: found {seconds}, expected at least one sample at {mel.sample_rate} hz, and {LONGEST} at most"
+            )
+        return samples
 
     def _recording(
         self, given: AudioSource | Mapping[str, AudioSource], seed: int, sampling: SamplingSettings, progress: Progress
@@ -219,21 +229,13 @@ class MultiTrackPipeline(LatentPipeline):
                 f"stems to go on from: found {', '.join(given) or 'none'}, expected all of {', '.join(self.stems)}; "
                 "arrange the missing ones first, or give silence"
             )
-        sources = [MonoSource(given[name], rate) for name in self.stems]
-        samples = self._one_length(sources)
+        sources = {name: MonoSource(given[name], rate) for name in self.stems}
+        samples = _one_length(sources)
         block = self.settings.mel.window_samples
         return (
-            torch.stack([source.read(start, min(block, samples - start)) for source in sources])
+            torch.stack([source.read(start, min(block, samples - start)) for source in sources.values()])
             for start in range(0, samples, block)
         )
-
-    @staticmethod
-    def _one_length(sources: Iterable[AudioSource]) -> int:
-        """The length that all sources have, in samples at one rate."""
-        lengths = {source.samples for source in sources}
-        if len(lengths) != 1:
-            raise DataError(f"given stems: expected at least one, all of one length, found {sorted(lengths)} samples")
-        return lengths.pop()
 
     def stream_arrange(
         self,
@@ -248,7 +250,7 @@ class MultiTrackPipeline(LatentPipeline):
         s, rate = sampling or SamplingSettings(), self.settings.mel.sample_rate
         made = self._stems_to_make(sources, generate)
         given = {name: MonoSource(source, rate) for name, source in sources.items() if name not in made}
-        samples = self._one_length(given.values())
+        samples = _one_length(given)
 
         def read(start: int, count: int) -> Tensor:
             silence = torch.zeros(1, count)
@@ -256,14 +258,7 @@ class MultiTrackPipeline(LatentPipeline):
 
         task = Arrangement(resolve_guidance(guidance_scale, self.stems, 0.0), generate=made)
         mixture = (lambda a, n: mix(read(a, n))) if task.needs_mixture else None
-
-        def waveforms(z: Tensor, stems: Tensor | None) -> Tensor:
-            return self.finish(z, task.generated(self.stems), stems, s).waveforms
-
-        return _cut(
-            run_sections(self, Job(task, samples, mixture, read, seed), s, waveforms, self.latent_hop, progress),
-            samples,
-        )
+        return _cut(run_sections(self, Job(task, samples, mixture, read, seed), s, progress=progress), samples)
 
     def _stems_to_make(self, given: Iterable[str], generate: str | Iterable[str] | None) -> tuple[str, ...]:
         """The stems that an arrangement makes."""
@@ -278,6 +273,8 @@ class MultiTrackPipeline(LatentPipeline):
         if not made:
             raise DataError("nothing to make: all stems are given; leave one out, or name the ones to make anew")
         lacking = [name for name in self.stems if name not in given and name not in made]
+        if len(made) == len(self.stems):
+            raise DataError(f"nothing is kept: all of {', '.join(made)} are to be made; generate does that")
         if lacking:
             raise DataError(f"stem {lacking[0]!r} is neither given nor to be made; give it, make it, or give silence")
         return made
@@ -286,6 +283,46 @@ class MultiTrackPipeline(LatentPipeline):
         """All pieces (S, channels, n) as one waveform for each stem."""
         whole = torch.cat(list(pieces), dim=-1)
         return {name: whole[i] for i, name in enumerate(self.stems)}
+
+
+class _Count:
+    """Counts the network's batches and the blocks cut by the masks they lead to as one, so that a bar shows both."""
+
+    def __init__(self, progress: Progress | None, blocks: int):
+        self.progress, self.blocks_in_all = progress, blocks
+        self.batches_done = self.batches_in_all = self.blocks_done = 0
+
+    def batches(self, done: int, total: int) -> None:
+        """The network's part: called as `Progress`."""
+        self.batches_done, self.batches_in_all = done, total
+        self._tell()
+
+    def blocks(self, pieces: Iterable[Tensor], samples: int) -> Iterator[Tensor]:
+        """The masks' part: pieces (S, channels, n), counted as they pass, `samples` in all."""
+        passed = 0
+        for piece in pieces:
+            yield piece
+            passed += piece.shape[-1]
+            self.blocks_done = self.blocks_in_all * passed // samples
+            self._tell()
+
+    def _tell(self) -> None:
+        if self.progress:
+            self.progress(self.batches_done + self.blocks_done, self.batches_in_all + self.blocks_in_all)
+
+
+def _one_length(sources: Mapping[str, MonoSource]) -> int:
+    """The length of stems in samples at one rate, that of the longest.
+
+    Raises:
+        DataError: they differ by more than `UNEVEN`.
+    """
+    lengths = [source.samples for source in sources.values()]
+    rate = next(iter(sources.values())).sample_rate
+    if max(lengths) - min(lengths) > UNEVEN * rate:
+        found = ", ".join(f"{name} {source.samples / rate:.2f} s" for name, source in sources.items())
+        raise DataError(f"given stems: found {found}; expected all of one length: add silence to the shorter ones")
+    return max(lengths)
 
 
 def _cut(pieces: Iterable[Tensor], samples: int) -> Iterator[Tensor]:

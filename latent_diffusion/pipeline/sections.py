@@ -26,12 +26,14 @@ class Section:
         start, stop: where it lies; the stretch that is sampled may be longer, where that is less than a window.
         head: how much of it is there already: the section before has made it, too.
         batches: network batches that one step takes.
+        windows: that it is decoded in.
     """
 
     start: int
     stop: int
     head: int
     batches: int
+    windows: int
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ def plan_sections(frames: int, window: int, sampling: SamplingSettings) -> list[
     """
     if sampling.overlap == 0:
         length = sampling.batch_size * window
-        return [Section(start, min(start + length, frames), 0, sampling.average) for start in range(0, frames, length)]
+        ends = [(start, min(start + length, frames)) for start in range(0, frames, length)]
+        return [Section(start, stop, 0, sampling.average, -(-(stop - start) // window)) for start, stop in ends]
     head = min(window - 1, max(1, round(sampling.overlap * window)))
     length = window + (sampling.section_windows - 1) * (window - head)
     sections = []
@@ -71,7 +74,7 @@ def plan_sections(frames: int, window: int, sampling: SamplingSettings) -> list[
         stop = min(start + length, frames)
         count = len(Windows(max(stop - start, window), window, head))
         batches = -(-count * sampling.average // sampling.batch_size)
-        sections.append(Section(start, stop, head if start else 0, batches))
+        sections.append(Section(start, stop, head if start else 0, batches, count))
     return sections
 
 
@@ -79,8 +82,7 @@ def run_sections(
     pipeline: LatentPipeline,
     job: Job,
     sampling: SamplingSettings,
-    decode: Callable[[Tensor, Tensor | None], Tensor],
-    rate: int,
+    waveforms: bool = True,
     progress: Progress | None = None,
     head: Tensor | None = None,
 ) -> Iterator[Tensor]:
@@ -90,39 +92,36 @@ def run_sections(
         pipeline: the model.
         job: what to make.
         sampling: how.
-        decode: sampled latents (B * average, S, C, T/r, F), given stems (B, S, N) or None -> (B, S, T/r * rate, ...).
-        rate: decoded places for each latent frame.
-        progress: called with (network batches done, in all).
+        waveforms: give waveforms (S, n); otherwise log-mels (S, t, M), all stems'.
+        progress: called with (network batches and windows of the vocoder done, in all).
         head: (1, S, C, H, F), latents that the piece begins with.
 
     Yields:
         (S, t, ...) on the CPU, one after the other; together a little longer than the piece.
     """
     hop, window = pipeline.latent_hop, pipeline.settings.latent_shape[1]
+    made = job.task.generated(pipeline.stems) if waveforms else ()
+    rate = hop if waveforms else pipeline.settings.autoencoder.reduction  # places for each latent frame
     frames = max(window, -(-job.samples // hop))
     sections = plan_sections(frames, window, sampling)
     if head is not None:
         sections[0] = replace(sections[0], head=head.shape[-2])
-    total = sampling.calls * sum(section.batches for section in sections)
     tails = [section.head * rate for section in sections[1:]] + [0]
-    return crossfade(
-        zip(_sections(pipeline, job, sampling, decode, rate, sections, total, progress, head), tails, strict=True)
-    )
+    return crossfade(zip(_sections(pipeline, job, sampling, made, sections, progress, head), tails, strict=True))
 
 
 def _sections(
     pipeline: LatentPipeline,
     job: Job,
     sampling: SamplingSettings,
-    decode: Callable[[Tensor, Tensor | None], Tensor],
-    rate: int,
+    made: tuple[str, ...],
     sections: list[Section],
-    total: int,
     progress: Progress | None,
     tail: Tensor | None,
 ) -> Iterator[Tensor]:
-    """Each section's decoded result (S, t, ...)."""
+    """Each section's waveforms (S, n) with the stems that are made, or log-mels (S, t, M) where none are named."""
     hop, window = pipeline.latent_hop, pipeline.settings.latent_shape[1]
+    total = sum(sampling.calls * section.batches + len(made) * section.windows for section in sections)
     before, seeds_used = 0, 0
     for number, section in enumerate(sections):
         length = section.stop - section.start
@@ -159,12 +158,25 @@ def _sections(
             fade = (torch.arange(section.head, device=z.device) + 0.5) / section.head
             z[..., : section.head, :] = torch.lerp(head, z[..., : section.head, :], fade[:, None])
         before += sampling.calls * section.batches
+        done = before
+
+        def on_vocoded(windows: int) -> None:
+            nonlocal done
+            done += windows
+            if progress:
+                progress(min(done, total), total)
+
         if number + 1 < len(sections):
             z_end = z[..., :length, :]
             tail = z_end[..., length - sections[number + 1].head :, :].clone()
         given = stems.to(pipeline.device) if stems is not None else None
-        decoded = rearrange(decode(z, given), "b s t ... -> s (b t) ...")
-        yield decoded[:, : length * rate].cpu()
+        if made:
+            decoded = pipeline.finish(z, made, given, sampling, on_vocoded).waveforms
+        else:
+            decoded = pipeline.averaged_log_mels(z, sampling)
+        before += len(made) * section.windows
+        decoded = rearrange(decoded, "b s t ... -> s (b t) ...")
+        yield decoded[:, : length * decoded.shape[1] // (items * sampled)].cpu()
 
 
 def crossfade(parts: Iterable[tuple[Tensor, int]]) -> Iterator[Tensor]:

@@ -92,12 +92,12 @@ def test_a_mixture_is_separated_first(tiny: MultiTrackPipeline) -> None:
 
 def test_what_cannot_be_continued(tiny: MultiTrackPipeline) -> None:
     stems = dict(zip(STEMS, tones(3000), strict=True))
-    uneven = {**stems, "bass": stems["bass"][:-1]}
+    uneven = {**stems, "bass": stems["bass"][:-500]}
     for given, rate, sampling, error, message in (
         (stems, RATE, SamplingSettings(overlap=0.0), ConfigError, "overlap: found 0, expected above 0"),
         (stems, None, QUICK, DataError, "sample_rate: expected that of continue_from, found none"),
         ({"bass": stems["bass"]}, RATE, QUICK, DataError, "found bass, expected all of bass, drums"),
-        (uneven, RATE, QUICK, DataError, "all of one length"),
+        (uneven, RATE, QUICK, DataError, "found bass 0.62 s, drums 0.75 s, .* all of one length"),
         ({name: x[:100] for name, x in stems.items()}, RATE, QUICK, DataError, "found 0.025 s, expected at least"),
     ):
         with pytest.raises(error, match=message):

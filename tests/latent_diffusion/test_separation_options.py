@@ -39,7 +39,7 @@ def test_the_mean_is_the_last_timesteps_guess(tiny: MultiTrackPipeline) -> None:
 def test_the_mean_needs_one_call(tiny: MultiTrackPipeline) -> None:
     calls = []
     tiny.separate(tones(900, 1), MEL.sample_rate, sampling=MEAN, progress=lambda *done: calls.append(done))
-    assert calls == [(1, 1)]
+    assert calls == [(1, 2), (2, 2)], "and then the masks'"
 
 
 def test_averages_of_independent_results(tiny: MultiTrackPipeline) -> None:

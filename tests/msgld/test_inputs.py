@@ -15,6 +15,7 @@ from latent_diffusion.errors import DataError
 from tests.msgld.files import RATE, Run, names, read, write
 from tests.tiny import tones
 from utilities import songs, streams
+from utilities.audio import AudioInfo
 
 
 def test_bad_files_do_not_stop_good_ones(run: Run, tmp_path: Path) -> None:
@@ -116,7 +117,7 @@ def test_results_that_are_not_finite_are_not_written(tmp_path: Path, value: floa
     good, broken = torch.zeros(2, 1, 500), torch.zeros(2, 1, 500)
     broken[1, 0, 3] = value
     with pytest.raises(DataError, match="holds NaN or infinite samples"):
-        streams.write_stems(tmp_path / "song", ("bass", "drums"), [good, broken], RATE, mix=True)
+        streams.write_stems(tmp_path / "song", ("bass", "drums"), [good, broken], AudioInfo(RATE, 1000, 1), mix=True)
     assert not list(tmp_path.iterdir())
 
 

@@ -22,7 +22,10 @@ def test_generate(run: Run, tmp_path: Path) -> None:
         assert one[name].shape == (6000, 1) and np.array_equal(one[name], two[name])
     mixture = soundfile.read(tmp_path / "one" / "generated_3" / "mix.wav", always_2d=True, dtype="float32")[0]
     np.testing.assert_allclose(mixture, np.clip(sum(one.values()), -1, 1), atol=1e-5)
-    assert "nothing to do" in run("generate", "--out", tmp_path / "one", "--seed", 3, "--skip-existing")[1]
+    assert (
+        "nothing to do"
+        in run("generate", "--out", tmp_path / "one", "--seed", 3, "--seconds", 1.5, "--skip-existing")[1]
+    )
     status, _, err = run("generate", "--seconds", "-1", "--out", tmp_path / "bad")
     assert status == 2 and "seconds: found -1" in err and not (tmp_path / "bad" / "generated_0").exists()
 

@@ -40,12 +40,16 @@ def test_help_is_quick() -> None:
         ("remix", "x"),
         ("arrange", "--model", "m"),
         ("generate", "--guidance=1"),
+        ("separate", "x", "--guidance", "bass=1,bass=2"),
+        ("separate", ""),
+        ("generate", "--out", ""),
     ],
 )
 def test_bad_use(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.main(list(arguments))
-    assert stopped.value.code == 2 and "usage: msgld" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert stopped.value.code == 2 and len(err.splitlines()) == 1 and "error: " in err and "--help" in err
 
 
 def test_guidance_as_typed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from glob import glob
 from pathlib import Path
 
@@ -38,9 +39,9 @@ def find_checkpoint(given: str, key: str) -> Path:
     if "*" in given and (matches := glob(given)):
         return find_checkpoint(max(matches, key=lambda found: Path(found).stat().st_mtime), key)
     path = Path(given)
-    if path.is_file():
+    if os.path.isfile(path):
         return path
-    if not path.is_dir():
+    if not given or not os.path.isdir(path):
         raise CheckpointError(
             f"{key}: {given}: no such file; check the path, or train or download the weights first "
             f"(models known by name: {names_here()})"
