@@ -4,11 +4,15 @@
 takes each apart in a process of its own, prints a table and deletes the folder. The networks have the published window,
 rate and latent size, but are narrow and random: what is measured is what grows with the length, not the networks. Peak
 memory is the largest resident size (VmHWM) less the value right before the song is opened.
+
+With `--model NAME` it is the command itself with its defaults and a real model, and the peak of its whole process,
+Python and PyTorch included.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -62,11 +66,31 @@ def separate(path: Path, out: Path, steps: int) -> None:
     print(peak_bytes() - before, time.monotonic() - start)
 
 
+def run_command(path: Path, model: str) -> tuple[float, float]:
+    """`msgld separate` with its defaults in a process of its own: peak bytes of it all, and seconds."""
+    start = time.monotonic()
+    command = [sys.executable, "-m", "utilities.cli", "separate", path, "--out", path.parent / "out", "--model", model]
+    process = subprocess.Popen([*map(str, command), "--quiet"], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit("msgld separate failed")
+    return usage.ru_maxrss * 1024, time.monotonic() - start
+
+
+def run_narrow(path: Path, steps: int) -> tuple[float, float]:
+    """`separate` in a process of its own: bytes and seconds."""
+    command = [sys.executable, "-m", "benchmarks.song_memory", "--one", path, "--steps", steps]
+    done = subprocess.run([str(part) for part in command], check=True, stdout=subprocess.PIPE, text=True)
+    peak, took = map(float, done.stdout.split())
+    return peak, took
+
+
 def main() -> None:
     """Measure each length in a process of its own and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, nargs="+", default=[10, 180, 3600])
     parser.add_argument("--steps", type=int, default=1, help="denoising steps: memory does not depend on them")
+    parser.add_argument("--model", metavar="NAME_OR_PATH", help="measure the whole command with this model instead")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -77,9 +101,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "song.wav"
             write_noise(path, seconds)
-            command = [sys.executable, "-m", "benchmarks.song_memory", "--one", path, "--steps", options.steps]
-            done = subprocess.run([str(part) for part in command], check=True, stdout=subprocess.PIPE, text=True)
-        peak, took = map(float, done.stdout.split())
+            peak, took = run_command(path, options.model) if options.model else run_narrow(path, options.steps)
         print(f"| {seconds:g} s, 44.1 kHz stereo | {peak / 1e9:.2f} | {took:.0f} |", flush=True)
 
 

@@ -14,7 +14,6 @@ from latent_diffusion.errors import ConfigError, MSGLDError
 from latent_diffusion.models import DEFAULT_MODEL, names_here
 from utilities.evaluation.commands import add_commands
 
-MEAN_AVERAGE, MEAN_PASSES = 4, 2  # of --sampler mean
 DESCRIPTION = """\
 Take songs apart, make new ones, or make the missing stems of one, with a trained MSG-LD model.
 
@@ -263,7 +262,7 @@ def _check(options: argparse.Namespace) -> dict:
 
 
 def _separate(options: argparse.Namespace) -> int:
-    from latent_diffusion.pipeline.results import POSTERIOR_MEAN
+    from latent_diffusion.pipeline.results import MEAN_AVERAGE, MEAN_PASSES, POSTERIOR_MEAN
     from utilities.songs import Tally, find_songs, load_model, separate_songs
 
     common, tally = _check(options), Tally()
@@ -272,8 +271,7 @@ def _separate(options: argparse.Namespace) -> int:
         raise ConfigError(f"{', '.join(options.inputs)}: expected audio files, found none")
     if songs:
         pipeline = load_model(options.model, options.device)
-        masks, predicts_noise = options.refine == "mask", pipeline.schedule.settings.parameterization == "eps"
-        sampler = options.sampler or (POSTERIOR_MEAN if masks and not predicts_noise else "ddim")
+        sampler = options.sampler or pipeline.suited_sampling(options.refine).sampler
         average, passes = (MEAN_AVERAGE, MEAN_PASSES) if sampler == POSTERIOR_MEAN else (1, 1)
         common["sampling"] = replace(
             common["sampling"], sampler=sampler, average=options.average or average, passes=options.passes or passes

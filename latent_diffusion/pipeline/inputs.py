@@ -54,8 +54,12 @@ class ArraySource:
             raise DataError(f"{name}: expected (channels, samples), found {tuple(x.shape)}; transpose it")
         if x.dim() not in (1, 2) or not x.numel():
             raise DataError(f"{name}: expected (samples,) or (channels, samples), found shape {tuple(x.shape)}")
-        if sample_rate < 1 or sample_rate != int(sample_rate):
-            raise DataError(f"{name}: expected a whole sample rate above 0 hz, found {sample_rate}")
+        try:
+            whole = 1 <= int(sample_rate) == sample_rate
+        except (TypeError, ValueError, OverflowError):
+            whole = False
+        if not whole:
+            raise DataError(f"{name}: expected a whole sample rate above 0 hz, found {sample_rate!r}")
         if not bool(torch.isfinite(x).all()):
             raise DataError(f"{name}: contains values that are not finite")
         self.waveform = x.detach().cpu().float().reshape(-1, x.shape[-1])

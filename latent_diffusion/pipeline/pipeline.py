@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from latent_diffusion.pipeline.continuation import go_on
 from latent_diffusion.pipeline.core import LatentPipeline
 from latent_diffusion.pipeline.inputs import ArraySource, AudioSource, MonoSource, Waveform, resolve_guidance
 from latent_diffusion.pipeline.masking import MaskFilter, filter_stream
-from latent_diffusion.pipeline.results import SamplingSettings, mix
+from latent_diffusion.pipeline.results import MEAN_AVERAGE, MEAN_PASSES, POSTERIOR_MEAN, SamplingSettings, mix
 from latent_diffusion.pipeline.sections import Job, run_sections
 from latent_diffusion.tasks import MASK_ROUNDS, Arrangement, Generation, Separation
 
@@ -53,6 +54,17 @@ class MultiTrackPipeline(LatentPipeline):
             parts[1].to(memory_format=torch.channels_last)
         return cls(*parts, scale_factor.to(device), settings)
 
+    def suited_sampling(self, refine: str = "none") -> SamplingSettings:
+        """What is sampled with where nothing else is asked for.
+
+        Args:
+            refine: "mask" for masks, which want the expected stems: those are taken from a network that can say them;
+                for what is to be heard itself, 50 steps of deterministic DDIM.
+        """
+        if refine == "mask" and self.schedule.settings.parameterization != "eps":
+            return SamplingSettings(POSTERIOR_MEAN, average=MEAN_AVERAGE, passes=MEAN_PASSES)
+        return SamplingSettings("ddim", steps=50, eta=0.0)
+
     # Whole waveforms.
 
     def separate(
@@ -75,7 +87,7 @@ class MultiTrackPipeline(LatentPipeline):
             guidance_scale: above 1 follows the mixture more closely; one number, one a stem, or {stem: number}, where
                 stems that are not named have 1.
             seed: same seed, same stems, whatever the batch size.
-            sampling: sampler, steps, eta, windows at once, overlap, results averaged, passes.
+            sampling: sampler, steps, eta, windows at once, overlap, results averaged, passes; None: `suited_sampling`.
             progress: called with (done, in all): batches of the network, and blocks of the masks or windows of the
                 vocoder.
             refine: "mask" for stems cut out of the mixture itself by the model's log-mels, which sum to the mixture;
@@ -175,7 +187,7 @@ class MultiTrackPipeline(LatentPipeline):
         mask_rounds: int = MASK_ROUNDS,
     ) -> Iterator[Tensor]:
         """As `separate`, from an `AudioSource`; yields (S, channels, n), one after the other."""
-        s, mel = sampling or SamplingSettings(), self.settings.mel
+        s, mel = sampling or self.suited_sampling(refine), self.settings.mel
         mono = MonoSource(source, mel.sample_rate)
         task = Separation(resolve_guidance(guidance_scale, self.stems, 1.0), refine, mask_exponent, mask_rounds)
         job = Job(task, mono.samples, lambda start, count: mono.read(start, count)[0], None, seed)
@@ -195,7 +207,7 @@ class MultiTrackPipeline(LatentPipeline):
         continue_from: AudioSource | Mapping[str, AudioSource] | None = None,
     ) -> Iterator[Tensor]:
         """As `generate`; yields (S, 1, n), one after the other. `progress` counts a separation on its own, before."""
-        s, samples = sampling or SamplingSettings(), self.samples_of(seconds)
+        s, samples = sampling or self.suited_sampling(), self.samples_of(seconds)
         if continue_from is not None:
             recording = self._recording(continue_from, seed, s, progress)
             return go_on(self, recording, samples, seed, s, progress)
@@ -223,7 +235,12 @@ class MultiTrackPipeline(LatentPipeline):
         """The stems (S, 1, n) of what is gone on from, at the model's rate."""
         rate = self.settings.mel.sample_rate
         if not isinstance(given, Mapping):
-            return self.stream_separate(MonoSource(given, rate), 1.0, seed, sampling, progress)
+            suited = self.suited_sampling("mask")
+            if suited.sampler == POSTERIOR_MEAN:
+                suited = replace(sampling, sampler=suited.sampler, average=suited.average, passes=suited.passes)
+            else:
+                suited = sampling
+            return self.stream_separate(MonoSource(given, rate), 1.0, seed, suited, progress)
         if set(given) != set(self.stems):
             raise DataError(
                 f"stems to go on from: found {', '.join(given) or 'none'}, expected all of {', '.join(self.stems)}; "
@@ -247,7 +264,7 @@ class MultiTrackPipeline(LatentPipeline):
         progress: Progress | None = None,
     ) -> Iterator[Tensor]:
         """As `arrange`, from an `AudioSource` for each given stem; yields (S, 1, n), one after the other."""
-        s, rate = sampling or SamplingSettings(), self.settings.mel.sample_rate
+        s, rate = sampling or self.suited_sampling(), self.settings.mel.sample_rate
         made = self._stems_to_make(sources, generate)
         given = {name: MonoSource(source, rate) for name, source in sources.items() if name not in made}
         samples = _one_length(given)

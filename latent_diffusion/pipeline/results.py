@@ -12,12 +12,13 @@ from latent_diffusion.errors import ConfigError
 from latent_diffusion.tasks import MASK_EXPONENT, MEAN_MASK_EXPONENT
 
 POSTERIOR_MEAN = "mean"
+MEAN_AVERAGE, MEAN_PASSES = 4, 2  # that suit it: eight network calls
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass
 class SamplingSettings:
-    """How to sample.
+    """How to sample. The defaults are the published ones; `MultiTrackPipeline.suited_sampling` has better ones.
 
     Args:
         sampler: a key of `latent_diffusion.diffusion.SAMPLERS`; or "mean": no sample but E[z0 | mixture], the mean of

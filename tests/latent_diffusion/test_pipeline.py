@@ -221,9 +221,9 @@ def test_unusable_mixtures(tiny: MultiTrackPipeline, audio: Tensor | np.ndarray,
         tiny.separate(audio, RATE, sampling=FAST)
 
 
-@pytest.mark.parametrize("rate", [0, -1])
-def test_unusable_rates(tiny: MultiTrackPipeline, rate: int) -> None:
-    with pytest.raises(DataError, match=f"mixture: .*sample rate.* {rate}"):
+@pytest.mark.parametrize("rate", [0, -1, 44_100.5, None, "44100", float("inf")])
+def test_unusable_rates(tiny: MultiTrackPipeline, rate: object) -> None:
+    with pytest.raises(DataError, match=f"mixture: .*sample rate.* {rate!r}"):
         tiny.separate(mixture(100), rate, sampling=FAST)
 
 

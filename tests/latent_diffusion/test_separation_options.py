@@ -140,3 +140,19 @@ def test_what_makes_no_sense(tiny: MultiTrackPipeline) -> None:
         noise_model.separate(tones(900, 1), MEL.sample_rate, sampling=MEAN)
     with pytest.raises(ConfigError, match="refine: found 'clean', expected one of mask, none"):
         Separation(refine="clean")
+
+
+def test_what_suits_the_network_and_the_use(tiny: MultiTrackPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Masks want the expected stems, which a network that predicts noise cannot say; the ear wants a sample."""
+    song, rate = tones(900, 1), MEL.sample_rate
+    sampled = SamplingSettings("ddim", steps=50, eta=0.0)
+    expected = SamplingSettings(sampler="mean", average=4, passes=2)
+    for refine, how in (("mask", expected), ("none", sampled)):
+        chosen, told = (tiny.separate(song, rate, refine=refine, sampling=sampling) for sampling in (None, how))
+        assert all(torch.equal(chosen[name], told[name]) for name in chosen)
+
+    made = tiny.generate(0.2, sampling=SamplingSettings(steps=1), continue_from=song, sample_rate=rate)
+    separated = tiny.separate(song, rate, sampling=expected)
+    assert all(torch.equal(made[name][:, :500], separated[name][:, :500]) for name in made)
+    monkeypatch.setattr(tiny.schedule, "settings", replace(tiny.schedule.settings, parameterization="eps"))
+    assert tiny.suited_sampling("mask") == sampled
