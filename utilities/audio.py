@@ -23,6 +23,7 @@ __all__ = [
     "AudioInfo",
     "audio_info",
     "check_not_cut_off",
+    "name_for_sndfile",
     "open_audio",
     "read_audio",
     "read_stretch",
@@ -52,6 +53,11 @@ class AudioInfo:
         return self.samples / self.sample_rate
 
 
+def name_for_sndfile(path: str | Path) -> str | bytes:
+    """A path as soundfile takes it, also where the name is not in the file system's encoding."""
+    return os.fspath(path) if os.name == "nt" else os.fsencode(path)
+
+
 def open_audio(path: str | Path) -> soundfile.SoundFile:
     """Open a file that libsndfile reads.
 
@@ -68,7 +74,7 @@ def open_audio(path: str | Path) -> soundfile.SoundFile:
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no file but a device or a pipe"
         raise DataError(f"{path}: is {kind}; expected an audio file")
     try:
-        file = soundfile.SoundFile(os.fspath(path))
+        file = soundfile.SoundFile(name_for_sndfile(path))
     except (soundfile.SoundFileError, OSError, TypeError) as error:
         # TypeError: soundfile asks for the missing format of headerless (.raw) files
         reason = _reason(error) if status.st_size else "it is empty"

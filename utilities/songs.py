@@ -65,7 +65,7 @@ def load_model(given: str, device: str) -> MultiTrackPipeline:
     try:
         torch.empty(1, device=device).item()  # of "meta" there is none
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].split(". ")[0]
         raise ConfigError(f"--device: found {device!r}, expected one that this machine has ({reason})") from error
     return MultiTrackPipeline.from_checkpoint(path, device)
 
@@ -261,6 +261,8 @@ def find_given(inputs: Sequence[str], stems: tuple[str, ...]) -> dict[str, FileS
                 raise DataError(f"{path}: cannot be read ({error.strerror}); check who may read it") from error
             files = [file for file in files if file.stem in stems and file.suffix.lower() in ENDINGS]
         for file in files:
+            if not os.path.lexists(file):
+                raise DataError(f"{file}: no such file or folder")
             if file.stem not in stems:
                 raise DataError(f"{file}: expected a file named after a stem: {', '.join(stems)}")
             if file.stem in given:

@@ -17,7 +17,15 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.errors import DataError
-from utilities.audio import UNKNOWN_LENGTH, AudioInfo, audio_info, check_not_cut_off, open_audio, read_stretch
+from utilities.audio import (
+    UNKNOWN_LENGTH,
+    AudioInfo,
+    audio_info,
+    check_not_cut_off,
+    name_for_sndfile,
+    open_audio,
+    read_stretch,
+)
 
 log = logging.getLogger(__name__)
 
@@ -232,7 +240,7 @@ def _write_piece(
     for name, waveform in zip(names, piece, strict=True):
         if name not in files:
             files[name] = soundfile.SoundFile(
-                folder / f"{name}.{kind}",
+                name_for_sndfile(folder / f"{name}.{kind}"),
                 "w",
                 shape.sample_rate,
                 shape.channels,

@@ -77,6 +77,18 @@ def test_names_that_cannot_be_looked_up(run: Run, tmp_path: Path) -> None:
     assert status == 2 and "no such file" in err and len(err.splitlines()) == 1
 
 
+def test_names_in_another_encoding(run: Run, tmp_path: Path) -> None:
+    write(tmp_path / "song.wav", 0.1)
+    name = os.fsdecode(b"caf\xe9.wav")
+    try:
+        os.rename(tmp_path / "song.wav", tmp_path / name)
+    except OSError:
+        pytest.skip("this file system wants UTF-8")
+    status, shown, _ = run("separate", tmp_path, "--out", tmp_path / "out")
+    assert status == 0 and "1 written" in shown
+    assert len(list((tmp_path / "out" / os.fsdecode(b"caf\xe9")).iterdir())) == 4
+
+
 def test_devices_and_pipes_are_not_waited_for(run: Run, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.wav")
     status, shown, _ = run("separate", tmp_path / "pipe.wav", "--out", tmp_path / "out")
