@@ -119,11 +119,14 @@ def _walk(folder: Path, out: Path, tally: Tally) -> Iterator[Path]:
     def unreadable(error: OSError) -> None:
         tally.failed.append((Path(error.filename or folder), f"cannot be read ({error.strerror})"))
 
-    seen = {out.resolve()}  # and where links led already
+    seen = set() if folder.resolve() == out.resolve() else {out.resolve()}  # links may lead somewhere twice
     for root, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
         here = Path(root)
+        if here.resolve() in seen:
+            folders.clear()
+            continue
         seen.add(here.resolve())
-        folders[:] = [f for f in sorted(folders) if not f.startswith(".") and (here / f).resolve() not in seen]
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
         yield from (here / f for f in files if not f.startswith(".") and Path(f).suffix.lower() in ENDINGS)
 
 

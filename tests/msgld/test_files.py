@@ -100,6 +100,7 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     music = tmp_path / "music"
     music.mkdir()
     (music / "album").symlink_to(tmp_path / "elsewhere" / "album")
+    (music / "same").symlink_to(tmp_path / "elsewhere" / "album")
     (tmp_path / "elsewhere" / "album" / "loop").symlink_to(music)
     found = songs.find_songs([str(music)], tmp_path / "out", songs.Tally())
     assert [str(song.folder) for song in found] == ["album/song"]
