@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--tracks", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=20.48)
     parser.add_argument("--sampler", help="default: what msgld separate takes")
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=20, help="with --sampler (default: %(default)s)")
     options = parser.parse_args()
     pipeline = MultiTrackPipeline.from_checkpoint(options.model)
     mel = pipeline.settings.mel
@@ -96,6 +96,8 @@ def main() -> None:
             ]
             improvements[way].append([value for value in values if value is not None])
             found[way]["SI-SDRi"] += improvements[way][-1]
+    if not found:
+        parser.exit(2, f"error: {options.stems}: no track has two windows\n")
     for way, columns in found.items():
         cells = [f"{name} {sum(v) / len(v):6.3f}" if v else f"{name}      -" for name, v in columns.items()]
         print(f"{way:<12} " + "   ".join(cells))

@@ -74,7 +74,7 @@ def run_command(path: Path, model: str) -> tuple[float, float]:
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit("msgld separate failed")
-    return usage.ru_maxrss * 1024, time.monotonic() - start
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024), time.monotonic() - start
 
 
 def run_narrow(path: Path, steps: int) -> tuple[float, float]:

@@ -23,12 +23,13 @@ def names_here() -> str:
     return ", ".join(model_names()) or f"none, for {WEIGHTS} holds no <name>/model.safetensors"
 
 
-def find_checkpoint(given: str, key: str) -> Path:
+def find_checkpoint(given: str | Path, key: str) -> Path:
     """The weights file that an option or a configuration's value means.
 
     Args:
-        given: a model's name (before a path of the same name: write ./name for that); a file; the folder of a run,
-            meaning its `checkpoints/last.ckpt`; a folder with one weights file; or a pattern with `*` (newest match).
+        given: a model's name (before a path of the same name: write ./name or a `Path` for that); a file; the folder
+            of a run, meaning its `checkpoints/last.ckpt`; a folder with one weights file; or a pattern with `*` (newest
+            match).
         key: the option or the configuration's key, for the error.
 
     Raises:
@@ -36,12 +37,12 @@ def find_checkpoint(given: str, key: str) -> Path:
     """
     if given in model_names():
         return WEIGHTS / given / "model.safetensors"
-    if "*" in given and (matches := glob(given)):
-        return find_checkpoint(max(matches, key=lambda found: Path(found).stat().st_mtime), key)
+    if "*" in str(given) and (matches := glob(str(given))):
+        return find_checkpoint(Path(max(matches, key=lambda found: Path(found).stat().st_mtime)), key)
     path = Path(given)
     if os.path.isfile(path):
         return path
-    if not given or not os.path.isdir(path):
+    if given == "" or not os.path.isdir(path):
         raise CheckpointError(
             f"{key}: {given}: no such file; check the path, or train or download the weights first "
             f"(models known by name: {names_here()})"

@@ -95,6 +95,7 @@ def test_what_a_value_means(choir: Path, tmp_path: Path) -> None:
     for given, found in {
         "choir": choir,
         "./choir": Path("choir/own.ckpt"),
+        Path("choir"): Path("choir/own.ckpt"),
         str(choir): choir,
         str(choir.parent): choir,
         "run": Path("run/checkpoints/last.ckpt"),

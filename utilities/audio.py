@@ -105,7 +105,9 @@ def audio_info(path: str | Path) -> AudioInfo:
 
 
 def check_not_cut_off(path: str | Path) -> None:
-    """Of a wav or ogg that is cut off libsndfile reads what is there, without a word; other files pass.
+    """Of a wav that is cut off, or an ogg, libsndfile reads what is there, without a word; other files pass.
+
+    An ogg that ends between two of its pages passes, too: that is how a recorded stream ends.
 
     Raises:
         DataError: there should be more of it.

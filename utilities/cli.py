@@ -206,7 +206,9 @@ def main(arguments: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # file names may be in any encoding
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # being ended tidies up as Ctrl-C does
+        for ending in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+            if signal.getsignal(ending) == signal.SIG_DFL:  # nohup has it ignored
+                signal.signal(ending, signal.default_int_handler)  # tidies up, as after Ctrl-C
     try:
         if "run" in options:  # evaluate, compare, report
             return options.run(options)

@@ -78,6 +78,9 @@ def find_songs(inputs: Iterable[str], out: Path, tally: Tally) -> list[Song]:
         out: the output folder; what lies in it is not taken.
         tally: gets what cannot be read.
 
+    Raises:
+        ConfigError: a folder is searched that the results go to: the next run would take them for songs.
+
     Returns:
         The files, each with a folder of its own: its name without ending, under the sub-folder it was found in. Where
         two would share one, the later gets its ending, too, then a number.
@@ -91,6 +94,8 @@ def find_songs(inputs: Iterable[str], out: Path, tally: Tally) -> list[Song]:
         except OSError as error:
             tally.failed.append((given, f"cannot be read ({error.strerror})"))
         else:
+            if given.resolve() == out.resolve():
+                raise ConfigError(f"--out: {out}: is the folder that is searched; choose another, or one in it")
             for file in sorted(_walk(given, out, tally)) if stat.S_ISDIR(mode) else [given]:
                 found.setdefault(file, file.relative_to(given).parent if file != given else Path())
     songs, taken = [], set()
@@ -119,7 +124,7 @@ def _walk(folder: Path, out: Path, tally: Tally) -> Iterator[Path]:
     def unreadable(error: OSError) -> None:
         tally.failed.append((Path(error.filename or folder), f"cannot be read ({error.strerror})"))
 
-    seen = set() if folder.resolve() == out.resolve() else {out.resolve()}  # links may lead somewhere twice
+    seen = {out.resolve()}  # links may lead somewhere twice
     for root, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
         here = Path(root)
         if here.resolve() in seen:
@@ -170,17 +175,13 @@ def separate_songs(
         skip_existing: leave out songs whose stems are all there, and as long as they should be.
         quiet: no progress bars.
     """
-    results = {(out / song.folder).resolve(): song for song in songs}
-    songs = [  # less the stems of an earlier run, where `out` was searched, too
-        song
-        for song in songs
-        if song.path.stem not in pipeline.stems or results.get(song.path.resolve().parent, song) is song
-    ]
+    inputs = {song.path.resolve() for song in songs}
     for number, song in enumerate(songs, 1):
         folder = out / song.folder
         try:
-            if any((folder / f"{stem}.{kind}").resolve() == song.path.resolve() for stem in pipeline.stems):
-                raise DataError(f"{song.path}: its stems would be written over it; choose another --out")
+            for target in (folder / f"{stem}.{kind}" for stem in pipeline.stems):
+                if target.resolve() in inputs:
+                    raise DataError(f"{song.path}: its stems would be written over {target}; choose another --out")
             source = FileSource(song.path)
             shape = source.info if refine == "mask" else _heard(pipeline, source)
             if skip_existing and are_there(folder, pipeline.stems, shape, kind):
@@ -302,7 +303,8 @@ def arrange_song(
     for source in given.values():
         if source.path.parent.resolve() == folder.resolve():
             raise ConfigError(f"--out: {out}: {source.path} lies where the result goes; choose another folder")
-    samples = max(_heard(pipeline, source).samples for source in given.values())
+    kept = [source for name, source in given.items() if name not in (make or ())]
+    samples = max((_heard(pipeline, source).samples for source in kept), default=0)  # none is refused later
     shape = AudioInfo(pipeline.settings.mel.sample_rate, samples, 1)
     if skip_existing and are_there(folder, ["mix"], shape, kind):
         return []

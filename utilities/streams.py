@@ -8,10 +8,12 @@ import shutil
 import tempfile
 import threading
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
+import numpy as np
 import soundfile
 import torch
 from torch import Tensor
@@ -32,6 +34,7 @@ log = logging.getLogger(__name__)
 SUBTYPES = {"wav": "FLOAT", "flac": "PCM_24"}  # float: stems may exceed 1 and must not be clipped to sum to the mixture
 FLAC_CHANNELS = 8
 WAV_BYTES = 2**32 - 2**16  # of audio that a wav can say it holds; what is longer is RF64, the same with longer numbers
+MP3_BLOCK = 4 * 1152  # samples: some frames
 _BLOCK = 2**20  # samples of all channels read at once
 
 
@@ -50,8 +53,8 @@ class FileSource:
     def __init__(self, path: str | Path):
         self.path = self._decoded = Path(path)
         with open_audio(path) as file:
-            guessed = file.format == "MP3" and not _has_xing_header(self.path)
-        if guessed:
+            kind = file.format
+        if kind == "MP3" and not _has_xing_header(self.path):
             self._folder = tempfile.TemporaryDirectory(prefix="msgld-")  # lives as long as this
             self._decoded = Path(self._folder.name) / "decoded.w64"
             _decode_mp3(self.path, self._decoded)
@@ -81,48 +84,91 @@ class FileSource:
 def _has_xing_header(path: Path) -> bool:
     """Whether an mp3 says how many frames it has: only then libsndfile knows, where it cannot see the file's size."""
     try:
-        with _piped(path) as file:
+        with _piped(path) as (file, _):
             return file.frames < UNKNOWN_LENGTH
     except soundfile.SoundFileError:
         return True  # broken: reading it will say how
 
 
 @contextmanager
-def _piped(path: Path) -> Iterator[soundfile.SoundFile]:
-    """A file for libsndfile to read from its beginning to its end, without knowing where that is."""
-    out, into = os.pipe()
+def _piped(path: Path) -> Iterator[tuple[soundfile.SoundFile, Callable[[], bool]]]:
+    """An mp3 for libsndfile to read from its beginning to its end, without knowing where that is.
 
-    def feed() -> None:
+    Yields:
+        The open file, and a function that says whether all but what a pipe holds (64 KB) has been read of it.
+
+    Raises:
+        soundfile.SoundFileError: it is no mp3.
+        OSError: it cannot be read.
+    """
+    failed: list[OSError] = []
+
+    def feed(source: BinaryIO, into: int) -> None:
         try:
-            with open(path, "rb") as file, os.fdopen(into, "wb") as pipe:
-                shutil.copyfileobj(file, pipe)
+            with os.fdopen(into, "wb") as pipe:
+                shutil.copyfileobj(source, pipe)
         except BrokenPipeError:
             pass  # no more is wanted
+        except OSError as error:
+            failed.append(error)
 
-    feeder = threading.Thread(target=feed, daemon=True)
-    feeder.start()
-    try:
-        with soundfile.SoundFile(out, closefd=False) as file:
-            yield file
-    finally:
-        os.close(out)
-        feeder.join()
+    with open(path, "rb") as source:
+        start = source.read(10)  # of an ID3v2 tag: its size at the end, 7 bits a byte; a picture is too long for a pipe
+        size = start[6] << 21 | start[7] << 14 | start[8] << 7 | start[9] if start[:3] == b"ID3" else -len(start)
+        source.seek(len(start) + size)
+        out, into = os.pipe()
+        feeder = threading.Thread(target=feed, args=(source, into), daemon=True)
+
+        def near_its_end() -> bool:
+            feeder.join(0.5)  # which a full pipe stops
+            return not feeder.is_alive()
+
+        feeder.start()
+        try:
+            with soundfile.SoundFile(out, closefd=False) as file:
+                yield file, near_its_end
+        finally:
+            os.close(out)
+            feeder.join()
+    if failed:
+        raise failed[0]
 
 
 def _decode_mp3(path: Path, decoded: Path) -> None:
-    """Decode all of a file whose length is not known.
+    """Decode all of an mp3 whose length is not known: (samples, channels) into a file.
 
     Raises:
         DataError: it cannot be decoded, or there is no room for it.
     """
+    samples = 0
     try:
-        with _piped(path) as file:
-            block = max(1, _BLOCK // file.channels)
-            with soundfile.SoundFile(decoded, "w", file.samplerate, file.channels, "FLOAT", format="W64") as copy:
-                while len(data := file.read(block, dtype="float32", always_2d=True)):
-                    copy.write(data)
+        with _piped(path) as (file, near_its_end):
+            shape = file.samplerate, file.channels, "FLOAT"
+            with soundfile.SoundFile(decoded, "w", *shape, format="W64") as copy:
+                try:
+                    while len(data := _next_block(file)):
+                        samples += len(data)
+                        copy.write(data)
+                except _BrokenMP3 as error:
+                    if not near_its_end():
+                        raise DataError(
+                            f"{path}: cannot be decoded after sample {samples} ({error}); replace the file"
+                        ) from error
+                    log.warning("%s: what comes after sample %d cannot be decoded and is left out", path, samples)
     except (soundfile.SoundFileError, OSError, AssertionError) as error:
-        raise DataError(f"{path}: cannot be decoded into {decoded.parent} ({_why(error)})") from error
+        raise DataError(f"{path}: cannot be decoded into a temporary file ({_why(error)})") from error
+
+
+class _BrokenMP3(Exception):
+    """What libmpg123 said."""
+
+
+def _next_block(file: soundfile.SoundFile) -> np.ndarray:
+    """(samples, channels) of an open file; few, for those before an error are lost with it."""
+    try:
+        return file.read(MP3_BLOCK, dtype="float32", always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise _BrokenMP3(_why(error)) from error
 
 
 def _why(error: Exception) -> str:
@@ -132,12 +178,11 @@ def _why(error: Exception) -> str:
 
 
 def are_there(folder: Path, names: Iterable[str], shape: AudioInfo, kind: str) -> bool:
-    """Whether a folder holds `<name>.<kind>` for all names, at the rate and of the length that is expected."""
+    """Whether a folder holds `<name>.<kind>` for all names, of the rate, length and channels that are expected."""
     try:
-        found = [audio_info(folder / f"{name}.{kind}") for name in names]
+        return all(audio_info(folder / f"{name}.{kind}") == shape for name in names)
     except DataError:
         return False
-    return all((info.sample_rate, info.samples) == (shape.sample_rate, shape.samples) for info in found)
 
 
 def write_stems(
@@ -177,10 +222,13 @@ def write_stems(
                 _write_piece(temporary, files, names, piece, shape, kind, mix)
             for file in files.values():
                 file.close()
-            folder.mkdir(parents=True, exist_ok=True)
-            for target in targets:
+            for target in targets if kind == "wav" else []:
                 _forget_when(temporary / target.name)
-                os.replace(temporary / target.name, target)
+            if folder.exists():
+                for target in targets:
+                    os.replace(temporary / target.name, target)
+            else:
+                os.rename(temporary, folder)
         except (soundfile.SoundFileError, OSError, AssertionError) as error:
             raise DataError(f"{folder}: cannot be written ({_why(error)})") from error
     finally:

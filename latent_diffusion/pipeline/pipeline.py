@@ -40,7 +40,7 @@ class MultiTrackPipeline(LatentPipeline):
 
         Args:
             path: checkpoint of this project, or of the published code; the folder of a run; or the name of a model
-                that comes along, such as "quickstart".
+                that comes along, such as "quickstart", as text.
             device: where to put it.
 
         Raises:
@@ -48,7 +48,7 @@ class MultiTrackPipeline(LatentPipeline):
         """
         from latent_diffusion.checkpoints import load_pipeline_parts
 
-        unet, first_stage, schedule, scale_factor, settings = load_pipeline_parts(find_checkpoint(str(path), "model"))
+        unet, first_stage, schedule, scale_factor, settings = load_pipeline_parts(find_checkpoint(path, "model"))
         parts = [part.to(device).eval().requires_grad_(False) for part in (unet, first_stage, schedule)]
         if torch.device(device).type == "cpu":  # the VAE's convolutions take about two thirds of the time so
             parts[1].to(memory_format=torch.channels_last)
@@ -86,7 +86,7 @@ class MultiTrackPipeline(LatentPipeline):
             sample_rate: hz, any.
             guidance_scale: above 1 follows the mixture more closely; one number, one a stem, or {stem: number}, where
                 stems that are not named have 1.
-            seed: same seed, same stems, whatever the batch size.
+            seed: same seed, same stems; another batch size only rounds otherwise.
             sampling: sampler, steps, eta, windows at once, overlap, results averaged, passes; None: `suited_sampling`.
             progress: called with (done, in all): batches of the network, and blocks of the masks or windows of the
                 vocoder.

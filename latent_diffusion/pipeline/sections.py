@@ -122,7 +122,14 @@ def _sections(
     """Each section's waveforms (S, n) with the stems that are made, or log-mels (S, t, M) where none are named."""
     hop, window = pipeline.latent_hop, pipeline.settings.latent_shape[1]
     total = sum(sampling.calls * section.batches + len(made) * section.windows for section in sections)
-    before, seeds_used = 0, 0
+    before = shown = seeds_used = 0
+
+    def tell(done: int) -> None:
+        nonlocal shown  # some samplers take a call more than they have steps, some sections a batch less
+        if progress and shown < done <= total:
+            shown = done
+            progress(done, total)
+
     for number, section in enumerate(sections):
         length = section.stop - section.start
         cut = sampling.overlap == 0
@@ -140,8 +147,7 @@ def _sections(
         done = 0
 
         def tick(calls: int, before: int = before, section: Section = section) -> None:
-            if progress:  # some samplers take a call more than they have steps
-                progress(before + min(calls, sampling.calls * section.batches), total)
+            tell(before + min(calls, sampling.calls * section.batches))
 
         def on_batch() -> None:
             nonlocal done
@@ -163,8 +169,7 @@ def _sections(
         def on_vocoded(windows: int) -> None:
             nonlocal done
             done += windows
-            if progress:
-                progress(min(done, total), total)
+            tell(done)
 
         if number + 1 < len(sections):
             z_end = z[..., :length, :]

@@ -16,7 +16,6 @@ import soundfile
 
 from tests.msgld.files import RATE, Run, names, read, write
 from tests.msgld.test_use import REPOSITORY
-from tests.tiny import MEL
 from utilities import songs, streams
 
 
@@ -28,7 +27,7 @@ def total(folder: Path) -> np.ndarray:
 # ---- in
 
 
-def test_files_that_do_not_say_how_long_they_are(run: Run, tmp_path: Path) -> None:
+def test_files_that_do_not_say_how_long_they_are(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Of an mp3 without Xing header libsndfile guesses it, after a quiet beginning wrongly; of a flac it gives up."""
     loud = np.random.default_rng(0).uniform(-0.5, 0.5, 2 * RATE).astype(np.float32)
     audio = np.concatenate([np.zeros_like(loud), loud])
@@ -40,6 +39,19 @@ def test_files_that_do_not_say_how_long_they_are(run: Run, tmp_path: Path) -> No
     assert run("separate", tmp_path / "guessed.mp3", "--out", tmp_path / "out")[0] == 0
     heard = total(tmp_path / "out" / "guessed")
     assert len(audio) <= len(heard) < len(audio) + 5000 and heard.std() > 0.5 * audio.std()
+
+    size = 200_000  # of a picture: 7 bits a byte
+    tag = b"ID3\x03\0\0" + bytes(size >> shift & 127 for shift in (21, 14, 7, 0)) + bytes(size)
+    data = (tmp_path / "guessed.mp3").read_bytes()
+    for name, content in (("picture", tag + data), ("tail", data + bytes(5000))):
+        (tmp_path / f"{name}.mp3").write_bytes(content)
+        assert run("separate", tmp_path / f"{name}.mp3", "--out", tmp_path / "out")[0] == 0
+        found = total(tmp_path / "out" / name)
+        np.testing.assert_allclose(found[: len(audio)], heard[: len(audio)], atol=1e-5)
+    assert "tail.mp3: what comes after sample" in caplog.text and "picture.mp3" not in caplog.text
+    (tmp_path / "broken.mp3").write_bytes(data + bytes(3000) + 5 * data)  # more than a pipe holds
+    status, shown, _ = run("separate", tmp_path / "broken.mp3", "--out", tmp_path / "out")
+    assert status == 1 and "broken.mp3: cannot be decoded after sample" in shown
 
     write(tmp_path / "streamed.flac", 0.5, 2)
     data = bytearray((tmp_path / "streamed.flac").read_bytes())
@@ -123,12 +135,26 @@ def test_skipping_asks_whether_it_is_the_same_length(run: Run, tmp_path: Path) -
         assert expected in run(*making, "--seconds", seconds)[1]
 
 
-def test_stems_beside_their_song_are_no_songs(run: Run, tmp_path: Path) -> None:
-    """Where the output folder is the one that is searched; a folder of stems that a user put there is taken."""
+def test_songs_are_not_written_over(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by the stems of another, nor are results beside the songs taken for songs by the next run."""
+    monkeypatch.chdir(tmp_path)
+    own = write(tmp_path / "song" / "bass.wav", 0.1)
     write(tmp_path / "song.wav", 0.1)
-    write(tmp_path / "mine" / "bass.wav", 0.1)
-    for _ in range(2):
-        assert "2 written, 0 skipped, 0 failed" in run("separate", tmp_path, "--out", tmp_path)[1]
+    status, shown, _ = run("separate", "song.wav", "song/bass.wav", "--out", ".")
+    assert status == 1 and "1 written, 0 skipped, 1 failed" in shown
+    assert "song.wav: its stems would be written over song/bass.wav; choose another --out" in shown
+    assert np.array_equal(soundfile.read("song/bass.wav", always_2d=True, dtype="float32")[0], own)
+    status, _, err = run("separate", ".", "--out", ".")
+    assert status == 2 and "--out: .: is the folder that is searched; choose another" in err
+
+
+def test_arranging_again_is_skipped(run: Run, tmp_path: Path) -> None:
+    """What is kept decides how long it is, not what is made anew."""
+    write(tmp_path / "song" / "bass.wav", 0.5)
+    write(tmp_path / "song" / "drums.wav", 0.7)
+    arranging = ("arrange", "--given", tmp_path / "song", "--make", "drums,guitar,piano", "--out", tmp_path / "out")
+    for expected in ("5 files", "nothing to do"):
+        assert expected in run(*arranging, "--skip-existing")[1]
 
 
 # ---- out
@@ -171,7 +197,7 @@ def test_too_little_room_is_said_before_the_work(run: Run, tmp_path: Path, monke
     monkeypatch.setattr(streams.shutil, "disk_usage", lambda folder: usage)
     monkeypatch.setattr(streams, "_write_piece", lambda *_: pytest.fail("work was done"))
     status, _, err = run("generate", "--seconds", 600_000, "--out", tmp_path)
-    assert status == 2 and "the stems need 48.0 GB, 0.0 GB are free" in err.replace(f"{MEL.sample_rate}", "")
+    assert status == 2 and "the stems need 48.0 GB, 0.0 GB are free" in err
     assert not list(tmp_path.iterdir())
     status, _, err = run("generate", "--seconds", 1e30, "--out", tmp_path)
     assert status == 2 and "seconds: found 1e+30, expected at least one sample at 4000 hz, and 604800 at most" in err
@@ -197,13 +223,17 @@ def test_ctrl_c_tells_what_was_done(run: Run, tmp_path: Path, monkeypatch: pytes
 
 
 def test_being_ended_tidies_up(weights: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "utilities.cli", "generate", "--seconds", "50000", "--steps", "2", "--quiet"]
+    command = [sys.executable, "-m", "utilities.cli", "generate", "--seconds", "5000", "--steps", "2", "--quiet"]
     arguments = ["--model", str(weights), "--device", "cpu", "--out", str(tmp_path / "out")]
     started = subprocess.Popen(command + arguments, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("out/.*.tmp/bass.wav")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    started.send_signal(signal.SIGTERM)
-    _, err = started.communicate(timeout=60)
+    deadline = time.monotonic() + 120
+    try:
+        while not list(tmp_path.glob("out/.*.tmp/bass.wav")) and time.monotonic() < deadline:
+            assert started.poll() is None, "it has ended by itself"
+            time.sleep(0.05)
+        started.send_signal(signal.SIGTERM)
+        _, err = started.communicate(timeout=60)
+    finally:
+        started.kill()
     assert started.returncode == 130 and err == "stopped; nothing half-written is left behind\n"
     assert not list((tmp_path / "out").iterdir())

@@ -158,7 +158,7 @@ def test_output_folders(run: Run, tmp_path: Path) -> None:
 
     own = write(tmp_path / "bass" / "bass.wav", 0.1)
     status, shown, _ = run("separate", tmp_path / "bass" / "bass.wav", "--out", tmp_path)
-    assert status == 1 and "would be written over it" in shown
+    assert status == 1 and "its stems would be written over" in shown
     assert np.array_equal(soundfile.read(tmp_path / "bass" / "bass.wav", always_2d=True, dtype="float32")[0], own)
 
 
