@@ -31,6 +31,7 @@ __all__ = [
     "resample",
     "resampled_length",
     "to_mono",
+    "why_not_written",
     "write_wav",
 ]
 
@@ -92,6 +93,12 @@ def _reason(error: Exception) -> str:
     """The last part of soundfile's message, which repeats the path before it, as one line."""
     reason = " ".join(str(error).split(": ")[-1].split()).rstrip(".")
     return "in no known format" if reason.startswith("File does not exist") else reason  # it does: seen before
+
+
+def why_not_written(error: Exception) -> str:
+    """What an error of writing says, as one line; soundfile asserts that all was written, or says "System error"."""
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+    return "the disk may be full" if not reason or "System error" in reason else reason
 
 
 def audio_info(path: str | Path) -> AudioInfo:

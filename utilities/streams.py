@@ -6,35 +6,23 @@ import logging
 import os
 import shutil
 import tempfile
-import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
 
-import numpy as np
 import soundfile
 import torch
 from torch import Tensor
 
 from latent_diffusion.errors import DataError
-from utilities.audio import (
-    UNKNOWN_LENGTH,
-    AudioInfo,
-    audio_info,
-    check_not_cut_off,
-    name_for_sndfile,
-    open_audio,
-    read_stretch,
-)
+from utilities.audio import AudioInfo, audio_info, check_not_cut_off, name_for_sndfile, read_stretch, why_not_written
+from utilities.mp3 import decode_mp3, is_guessed_mp3
 
 log = logging.getLogger(__name__)
 
 SUBTYPES = {"wav": "FLOAT", "flac": "PCM_24"}  # float: stems may exceed 1 and must not be clipped to sum to the mixture
 FLAC_CHANNELS = 8
 WAV_BYTES = 2**32 - 2**16  # of audio that a wav can say it holds; what is longer is RF64, the same with longer numbers
-MP3_BLOCK = 4 * 1152  # samples: some frames
 _BLOCK = 2**20  # samples of all channels read at once
 
 
@@ -52,12 +40,10 @@ class FileSource:
 
     def __init__(self, path: str | Path):
         self.path = self._decoded = Path(path)
-        with open_audio(path) as file:
-            kind = file.format
-        if kind == "MP3" and not _has_xing_header(self.path):
+        if is_guessed_mp3(self.path):
             self._folder = tempfile.TemporaryDirectory(prefix="msgld-")  # lives as long as this
             self._decoded = Path(self._folder.name) / "decoded.w64"
-            _decode_mp3(self.path, self._decoded)
+            decode_mp3(self.path, self._decoded)
         self.info = audio_info(self._decoded)
         self.sample_rate, self.samples, self.channels = self.info.sample_rate, self.info.samples, self.info.channels
 
@@ -79,102 +65,6 @@ class FileSource:
         block = max(1, _BLOCK // self.channels)
         for start in range(0, self.samples, block):
             self.read(start, min(block, self.samples - start))
-
-
-def _has_xing_header(path: Path) -> bool:
-    """Whether an mp3 says how many frames it has: only then libsndfile knows, where it cannot see the file's size."""
-    try:
-        with _piped(path) as (file, _):
-            return file.frames < UNKNOWN_LENGTH
-    except soundfile.SoundFileError:
-        return True  # broken: reading it will say how
-
-
-@contextmanager
-def _piped(path: Path) -> Iterator[tuple[soundfile.SoundFile, Callable[[], bool]]]:
-    """An mp3 for libsndfile to read from its beginning to its end, without knowing where that is.
-
-    Yields:
-        The open file, and a function that says whether all but what a pipe holds (64 KB) has been read of it.
-
-    Raises:
-        soundfile.SoundFileError: it is no mp3.
-        OSError: it cannot be read.
-    """
-    failed: list[OSError] = []
-
-    def feed(source: BinaryIO, into: int) -> None:
-        try:
-            with os.fdopen(into, "wb") as pipe:
-                shutil.copyfileobj(source, pipe)
-        except BrokenPipeError:
-            pass  # no more is wanted
-        except OSError as error:
-            failed.append(error)
-
-    with open(path, "rb") as source:
-        start = source.read(10)  # of an ID3v2 tag: its size at the end, 7 bits a byte; a picture is too long for a pipe
-        size = start[6] << 21 | start[7] << 14 | start[8] << 7 | start[9] if start[:3] == b"ID3" else -len(start)
-        source.seek(len(start) + size)
-        out, into = os.pipe()
-        feeder = threading.Thread(target=feed, args=(source, into), daemon=True)
-
-        def near_its_end() -> bool:
-            feeder.join(0.5)  # which a full pipe stops
-            return not feeder.is_alive()
-
-        feeder.start()
-        try:
-            with soundfile.SoundFile(out, closefd=False) as file:
-                yield file, near_its_end
-        finally:
-            os.close(out)
-            feeder.join()
-    if failed:
-        raise failed[0]
-
-
-def _decode_mp3(path: Path, decoded: Path) -> None:
-    """Decode all of an mp3 whose length is not known: (samples, channels) into a file.
-
-    Raises:
-        DataError: it cannot be decoded, or there is no room for it.
-    """
-    samples = 0
-    try:
-        with _piped(path) as (file, near_its_end):
-            shape = file.samplerate, file.channels, "FLOAT"
-            with soundfile.SoundFile(decoded, "w", *shape, format="W64") as copy:
-                try:
-                    while len(data := _next_block(file)):
-                        samples += len(data)
-                        copy.write(data)
-                except _BrokenMP3 as error:
-                    if not near_its_end():
-                        raise DataError(
-                            f"{path}: cannot be decoded after sample {samples} ({error}); replace the file"
-                        ) from error
-                    log.warning("%s: what comes after sample %d cannot be decoded and is left out", path, samples)
-    except (soundfile.SoundFileError, OSError, AssertionError) as error:
-        raise DataError(f"{path}: cannot be decoded into a temporary file ({_why(error)})") from error
-
-
-class _BrokenMP3(Exception):
-    """What libmpg123 said."""
-
-
-def _next_block(file: soundfile.SoundFile) -> np.ndarray:
-    """(samples, channels) of an open file; few, for those before an error are lost with it."""
-    try:
-        return file.read(MP3_BLOCK, dtype="float32", always_2d=True)
-    except soundfile.SoundFileError as error:
-        raise _BrokenMP3(_why(error)) from error
-
-
-def _why(error: Exception) -> str:
-    """What an error of writing says, as one line; soundfile asserts that all was written, or says "System error"."""
-    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-    return "the disk may be full" if not reason or "System error" in reason else reason
 
 
 def are_there(folder: Path, names: Iterable[str], shape: AudioInfo, kind: str) -> bool:
@@ -230,7 +120,7 @@ def write_stems(
             else:
                 os.rename(temporary, folder)
         except (soundfile.SoundFileError, OSError, AssertionError) as error:
-            raise DataError(f"{folder}: cannot be written ({_why(error)})") from error
+            raise DataError(f"{folder}: cannot be written ({why_not_written(error)})") from error
     finally:
         for file in files.values():
             file.close()
