@@ -21,6 +21,7 @@ from latent_diffusion.resampling import resample, resampled_length, source_range
 
 __all__ = [
     "AudioInfo",
+    "InOrder",
     "audio_info",
     "check_not_cut_off",
     "name_for_sndfile",
@@ -59,8 +60,21 @@ def name_for_sndfile(path: str | Path) -> str | bytes:
     return os.fspath(path) if os.name == "nt" else os.fsencode(path)
 
 
-def open_audio(path: str | Path) -> soundfile.SoundFile:
+class InOrder(soundfile.SoundFile):
+    """A file that is read from its beginning to its end; soundfile would seek after every read."""
+
+    def seekable(self) -> bool:
+        """False, whatever the file is."""
+        return False
+
+
+def open_audio(path: str | Path, in_order: bool = False) -> soundfile.SoundFile:
     """Open a file that libsndfile reads.
+
+    Args:
+        path: the file.
+        in_order: to be read from its beginning to its end. Then it need not say how long it is: `frames` is
+            `UNKNOWN_LENGTH` or more where it does not.
 
     Raises:
         DataError: it is missing, empty, not audio, or does not say how long it is.
@@ -75,13 +89,13 @@ def open_audio(path: str | Path) -> soundfile.SoundFile:
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no file but a device or a pipe"
         raise DataError(f"{path}: is {kind}; expected an audio file")
     try:
-        file = soundfile.SoundFile(name_for_sndfile(path))
+        file = (InOrder if in_order else soundfile.SoundFile)(name_for_sndfile(path))
     except (soundfile.SoundFileError, OSError, TypeError) as error:
         # TypeError: soundfile asks for the missing format of headerless (.raw) files
         reason = _reason(error) if status.st_size else "it is empty"
         reason = reason if os.access(path, os.R_OK) else "no permission"
         raise DataError(f"{path}: not readable as audio ({reason}); expected wav, flac, mp3, ogg ...") from error
-    unknown = file.frames >= UNKNOWN_LENGTH
+    unknown = file.frames >= UNKNOWN_LENGTH and not in_order
     if file.frames <= 0 or unknown:
         file.close()
         what = "does not say how long it is; convert it to wav" if unknown else "holds no samples; expected audio"

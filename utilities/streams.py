@@ -16,7 +16,7 @@ from torch import Tensor
 
 from latent_diffusion.errors import DataError
 from utilities.audio import AudioInfo, audio_info, check_not_cut_off, name_for_sndfile, read_stretch, why_not_written
-from utilities.mp3 import decode_mp3, is_guessed_mp3
+from utilities.decoding import decode, must_be_decoded
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ _BLOCK = 2**20  # samples of all channels read at once
 class FileSource:
     """An audio file as a `latent_diffusion.pipeline.AudioSource`: every stretch is read when it is asked for.
 
-    An mp3 that does not say how long it is, of which libsndfile would guess it, is decoded into a temporary file first.
+    What cannot be read from anywhere (mp3, ogg ...) is decoded into a temporary file first.
 
     Args:
         path: any file that libsndfile reads.
@@ -40,10 +40,11 @@ class FileSource:
 
     def __init__(self, path: str | Path):
         self.path = self._decoded = Path(path)
-        if is_guessed_mp3(self.path):
+        if must_be_decoded(self.path):
+            check_not_cut_off(self.path)
             self._folder = tempfile.TemporaryDirectory(prefix="msgld-")  # lives as long as this
             self._decoded = Path(self._folder.name) / "decoded.w64"
-            decode_mp3(self.path, self._decoded)
+            decode(self.path, self._decoded)
         self.info = audio_info(self._decoded)
         self.sample_rate, self.samples, self.channels = self.info.sample_rate, self.info.samples, self.info.channels
 
