@@ -12,7 +12,7 @@ from pathlib import Path
 
 from latent_diffusion.errors import ConfigError, MSGLDError
 from latent_diffusion.models import DEFAULT_MODEL, names_here
-from utilities.evaluation.commands import add_commands
+from utilities.evaluation.commands import add_commands, name, path
 
 DESCRIPTION = """\
 Take songs apart, make new ones, or make the missing stems of one, with a trained MSG-LD model.
@@ -46,13 +46,6 @@ def names(text: str) -> list[str]:
     return found
 
 
-def path(text: str) -> str:
-    """A path or name; an empty one, from an unset variable of the shell, would mean the current folder."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError("found an empty name, expected a path")
-    return text
-
-
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line; argparse would print the usage before it."""
 
@@ -73,7 +66,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
     separate = commands.add_parser("separate", help="take songs apart: OUT/<song>/<stem>.wav")
     separate.add_argument(
-        "inputs", nargs="+", type=path, metavar="FILE_OR_FOLDER", help="audio files; folders are searched"
+        "inputs", nargs="+", type=name, metavar="FILE_OR_FOLDER", help="audio files; folders are searched"
     )
     separate.add_argument(
         "--refine",
@@ -110,7 +103,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     generate.add_argument(
         "--continue",
         dest="continued",
-        type=lambda text: Path(path(text)),
+        type=path,
         metavar="FILE_OR_FOLDER",
         help="begin with this and go on from it: a song, which is separated first, or a folder with all <stem>.wav; "
         "OUT/<name>_continued_<seed>/<stem>.wav",
@@ -120,7 +113,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--given",
         nargs="+",
         required=True,
-        type=path,
+        type=name,
         metavar="DIR_OR_FILES",
         help="<stem>.wav files, or folders with such",
     )
@@ -138,14 +131,14 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     """Options of every command."""
     parser.add_argument(
         "--out",
-        type=lambda text: Path(path(text)),
+        type=path,
         default=Path("msgld_out"),
         metavar="FOLDER",
         help="default: %(default)s",
     )
     parser.add_argument(
         "--model",
-        type=path,
+        type=name,
         default=DEFAULT_MODEL,
         metavar="NAME_OR_PATH",
         help="a name (msgld --help lists them), a weights file, or the folder of a run (default: %(default)s)",

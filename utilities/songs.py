@@ -139,13 +139,19 @@ def _walk(folder: Path, out: Path, tally: Tally) -> Iterator[Path]:
 def _bar(label: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """A progress bar with the time left, as a callback (done, total)."""
     shown = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
-    with tqdm(desc=label, disable=quiet, bar_format=shown, leave=False, dynamic_ncols=True) as bar:
+    bar = None
 
-        def report(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+    def report(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:  # not before there is something to show: what is refused first shall be one line
+            bar = tqdm(desc=label, total=total, disable=quiet, bar_format=shown, leave=False, dynamic_ncols=True)
+        bar.update(done - bar.n)
 
+    try:
         yield report
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 def separate_songs(

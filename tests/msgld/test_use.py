@@ -43,6 +43,8 @@ def test_help_is_quick() -> None:
         ("separate", "x", "--guidance", "bass=1,bass=2"),
         ("separate", ""),
         ("generate", "--out", ""),
+        ("report", ""),
+        ("evaluate", "--est", "", "--ref", "x"),
     ],
 )
 def test_bad_use(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
