@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.errors import DataError
-from utilities.audio import read_audio, resample
+from utilities.audio import resample
+from utilities.streams import FileSource
 
 ENDINGS = frozenset((".wav", ".wave", ".flac", ".mp3", ".ogg", ".opus", ".aif", ".aiff", ".w64"))
 MIXTURE = "mix"
@@ -181,6 +182,12 @@ class Waveforms:
     notes: list[str]
 
 
+def _read_whole(file: Path) -> tuple[Tensor, int]:
+    """(channels, samples) and the rate in hz, as `msgld separate` would hear the file."""
+    source = FileSource(file)
+    return source.read(0, source.samples), source.sample_rate
+
+
 def read_item(estimates: Item, references: Item, mixture: Path | None = None) -> Waveforms:
     """Read an item's files: resampled to the references' rate, mixed to mono unless all have as many channels, cut.
 
@@ -196,7 +203,7 @@ def read_item(estimates: Item, references: Item, mixture: Path | None = None) ->
     if mixture is not None:
         sides["mixture"] = {MIXTURE: mixture}
     read = {
-        (side, stem): (*read_audio(file), file)
+        (side, stem): (*_read_whole(file), file)
         for side, files in sides.items()
         for stem, file in files.items()
         if stem != MIXTURE or side == "mixture"
