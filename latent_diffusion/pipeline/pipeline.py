@@ -237,10 +237,8 @@ class MultiTrackPipeline(LatentPipeline):
         if not isinstance(given, Mapping):
             suited = self.suited_sampling("mask")
             if suited.sampler == POSTERIOR_MEAN:
-                suited = replace(sampling, sampler=suited.sampler, average=suited.average, passes=suited.passes)
-            else:
-                suited = sampling
-            return self.stream_separate(MonoSource(given, rate), 1.0, seed, suited, progress)
+                sampling = replace(sampling, sampler=suited.sampler, average=suited.average, passes=suited.passes)
+            return self.stream_separate(MonoSource(given, rate), 1.0, seed, sampling, progress)
         if set(given) != set(self.stems):
             raise DataError(
                 f"stems to go on from: found {', '.join(given) or 'none'}, expected all of {', '.join(self.stems)}; "
@@ -289,9 +287,9 @@ class MultiTrackPipeline(LatentPipeline):
             raise DataError(f"stem to make {unknown[0]!r} is not one of the model's: {', '.join(self.stems)}")
         if not made:
             raise DataError("nothing to make: all stems are given; leave one out, or name the ones to make anew")
+        if set(made) == set(self.stems):
+            raise DataError(f"nothing is kept: all of {', '.join(self.stems)} are to be made; generate does that")
         lacking = [name for name in self.stems if name not in given and name not in made]
-        if len(made) == len(self.stems):
-            raise DataError(f"nothing is kept: all of {', '.join(made)} are to be made; generate does that")
         if lacking:
             raise DataError(f"stem {lacking[0]!r} is neither given nor to be made; give it, make it, or give silence")
         return made

@@ -248,6 +248,8 @@ def test_unusable_stems(tiny: MultiTrackPipeline) -> None:
     raises("'guitar' is neither given nor to be made", given, generate=("piano",))
     raises("bass: contains values that are not finite", given | {"bass": with_nan(500)})
     raises("nothing is kept", {})
+    repeated = tiny.arrange({"bass": bass}, RATE, ("drums", "drums", "guitar", "piano"), sampling=FAST)
+    assert torch.equal(repeated["bass"][0], bass), "a stem that is named twice is made once"
     raises("'flute'", dict(zip(STEMS, (bass, drums, guitar, piano), strict=True)), generate=("flute",))
     raises("nothing to make", dict(zip(STEMS, (bass, drums, guitar, piano), strict=True)))
 
