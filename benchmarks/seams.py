@@ -68,8 +68,9 @@ def main() -> None:
     options = parser.parse_args()
     pipeline = MultiTrackPipeline.from_checkpoint(options.model)
     mel = pipeline.settings.mel
-    suited = pipeline.suited_sampling("mask")
-    sampling = SamplingSettings(options.sampler, options.steps) if options.sampler else suited
+    sampling = pipeline.suited_sampling("mask")
+    if options.sampler:
+        sampling = SamplingSettings(options.sampler, options.steps)
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     improvements: dict[str, list[list[float]]] = defaultdict(list)  # dB, by track and stem
     for folder in sorted(f for f in options.stems.iterdir() if f.is_dir())[: options.tracks]:

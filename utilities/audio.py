@@ -265,6 +265,6 @@ def write_wav(path: str | Path, waveform: Tensor | np.ndarray, sample_rate: int)
         soundfile.write(temporary, pcm.T, int(sample_rate), subtype="PCM_16", format="WAV")
         os.replace(temporary, path)
     except (soundfile.SoundFileError, OSError) as error:
-        raise DataError(f"{path}: cannot be written ({_reason(error)})") from error
+        raise DataError(f"{path}: cannot be written ({why_not_written(error)})") from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from latent_diffusion.errors import ConfigError, MSGLDError
 from latent_diffusion.models import DEFAULT_MODEL, names_here
-from utilities.evaluation.commands import add_commands, name, path
+from utilities.arguments import Parser, given_name, given_path
+from utilities.evaluation.commands import add_commands
 
 DESCRIPTION = """\
 Take songs apart, make new ones, or make the missing stems of one, with a trained MSG-LD model.
@@ -46,14 +47,6 @@ def names(text: str) -> list[str]:
     return found
 
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line; argparse would print the usage before it."""
-
-    def error(self, message: str) -> None:
-        """Exit with status 2."""
-        self.exit(2, f"error: {message} ({self.prog} --help shows what is expected)\n")
-
-
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line; argparse itself exits with status 2 on bad use."""
     parser = Parser(
@@ -66,7 +59,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
     separate = commands.add_parser("separate", help="take songs apart: OUT/<song>/<stem>.wav")
     separate.add_argument(
-        "inputs", nargs="+", type=name, metavar="FILE_OR_FOLDER", help="audio files; folders are searched"
+        "inputs", nargs="+", type=given_name, metavar="FILE_OR_FOLDER", help="audio files; folders are searched"
     )
     separate.add_argument(
         "--refine",
@@ -103,7 +96,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     generate.add_argument(
         "--continue",
         dest="continued",
-        type=path,
+        type=given_path,
         metavar="FILE_OR_FOLDER",
         help="begin with this and go on from it: a song, which is separated first, or a folder with all <stem>.wav; "
         "OUT/<name>_continued_<seed>/<stem>.wav",
@@ -113,7 +106,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--given",
         nargs="+",
         required=True,
-        type=name,
+        type=given_name,
         metavar="DIR_OR_FILES",
         help="<stem>.wav files, or folders with such",
     )
@@ -130,15 +123,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def _add_common(parser: argparse.ArgumentParser) -> None:
     """Options of every command."""
     parser.add_argument(
-        "--out",
-        type=path,
-        default=Path("msgld_out"),
-        metavar="FOLDER",
-        help="default: %(default)s",
+        "--out", type=given_path, default=Path("msgld_out"), metavar="FOLDER", help="default: %(default)s"
     )
     parser.add_argument(
         "--model",
-        type=name,
+        type=given_name,
         default=DEFAULT_MODEL,
         metavar="NAME_OR_PATH",
         help="a name (msgld --help lists them), a weights file, or the folder of a run (default: %(default)s)",

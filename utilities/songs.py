@@ -17,8 +17,9 @@ from tqdm import tqdm
 from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.models import find_checkpoint
 from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings
+from latent_diffusion.pipeline.inputs import MonoSource
 from latent_diffusion.tasks import MASK_ROUNDS
-from utilities.audio import AudioInfo, resampled_length
+from utilities.audio import AudioInfo
 from utilities.streams import FileSource, are_there, write_stems
 
 log = logging.getLogger(__name__)
@@ -209,7 +210,7 @@ def separate_songs(
 def _heard(pipeline: MultiTrackPipeline, source: FileSource) -> AudioInfo:
     """What of a file the model hears."""
     rate = pipeline.settings.mel.sample_rate
-    return AudioInfo(rate, resampled_length(source.samples, source.sample_rate, rate), 1)
+    return AudioInfo(rate, MonoSource(source, rate).samples, 1)
 
 
 def generate_song(

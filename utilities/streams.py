@@ -41,7 +41,6 @@ class FileSource:
     def __init__(self, path: str | Path):
         self.path = self._decoded = Path(path)
         if must_be_decoded(self.path):
-            check_not_cut_off(self.path)
             self._folder = tempfile.TemporaryDirectory(prefix="msgld-")  # lives as long as this
             self._decoded = Path(self._folder.name) / "decoded.w64"
             decode(self.path, self._decoded)

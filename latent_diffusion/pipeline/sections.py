@@ -180,8 +180,9 @@ def _sections(
         else:
             decoded = pipeline.averaged_log_mels(z, sampling)
         before += len(made) * section.windows
+        rate = decoded.shape[2] // sampled  # places for each latent frame
         decoded = rearrange(decoded, "b s t ... -> s (b t) ...")
-        yield decoded[:, : length * decoded.shape[1] // (items * sampled)].cpu()
+        yield decoded[:, : length * rate].cpu()
 
 
 def crossfade(parts: Iterable[tuple[Tensor, int]]) -> Iterator[Tensor]:

@@ -8,39 +8,31 @@ from collections.abc import Callable
 from pathlib import Path
 
 from latent_diffusion.errors import ConfigError, DataError
+from utilities.arguments import given_name, given_path
 
 TASKS = ("separation", "generation", "arrangement")
 _SHOWN_PROBLEMS = 8
-
-
-def name(text: str) -> str:
-    """A path or name as typed; an empty one, from an unset variable of the shell, would mean the current folder."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError("found an empty name, expected a path")
-    return text
-
-
-def path(text: str) -> Path:
-    """A path as typed."""
-    return Path(name(text))
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Register the commands with the parser of `msgld`; each sets `run`, called with the options."""
     evaluate = commands.add_parser("evaluate", help="score any system's stems: metrics.json, metrics.csv, a table")
     evaluate.add_argument(
-        "--est", type=path, required=True, metavar="DIR", help="results: <track>/<stem>.wav, or a run's folder"
+        "--est", type=given_path, required=True, metavar="DIR", help="results: <track>/<stem>.wav, or a run's folder"
     )
     evaluate.add_argument(
         "--ref",
-        type=path,
+        type=given_path,
         metavar="DIR",
         help="the truth, laid out likewise (default: the targets beside a run)",
     )
     evaluate.add_argument(
-        "--mixture", type=path, metavar="DIR", help="what was separated (default: the references' mix, or their sum)"
+        "--mixture",
+        type=given_path,
+        metavar="DIR",
+        help="what was separated (default: the references' mix, or their sum)",
     )
-    evaluate.add_argument("--out", type=path, metavar="DIR", help="default: EST/evaluation")
+    evaluate.add_argument("--out", type=given_path, metavar="DIR", help="default: EST/evaluation")
     evaluate.add_argument("--task", choices=TASKS, help="default: what the results say, else separation")
     evaluate.add_argument(
         "--embedding",
@@ -53,14 +45,16 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     evaluate.add_argument("--overlap", type=float, default=2.0, metavar="S", help="of its chunks (default: 2)")
     evaluate.add_argument("--report", action="store_true", help="write report.html, too")
     compare = commands.add_parser("compare", help="paired differences of two runs or evaluations, and a page")
-    compare.add_argument("first", type=name, metavar="RUN_A", help="a run's folder, or one that evaluate wrote")
-    compare.add_argument("second", type=name, metavar="RUN_B", help="likewise")
-    compare.add_argument("--out", type=path, default=Path("compare.html"), metavar="FILE", help="default: %(default)s")
+    compare.add_argument("first", type=given_name, metavar="RUN_A", help="a run's folder, or one that evaluate wrote")
+    compare.add_argument("second", type=given_name, metavar="RUN_B", help="likewise")
+    compare.add_argument(
+        "--out", type=given_path, default=Path("compare.html"), metavar="FILE", help="default: %(default)s"
+    )
     report = commands.add_parser("report", help="a page to hear and see results: a run's, or any folder of stems")
-    report.add_argument("folder", type=path, metavar="DIR", help="a run's folder, or <track>/<stem>.wav")
-    report.add_argument("--ref", type=path, metavar="DIR", help="what it should have been, where there is such")
-    report.add_argument("--mixture", type=path, metavar="DIR", help="what was separated")
-    report.add_argument("--out", type=path, metavar="FILE", help="default: DIR/report.html")
+    report.add_argument("folder", type=given_path, metavar="DIR", help="a run's folder, or <track>/<stem>.wav")
+    report.add_argument("--ref", type=given_path, metavar="DIR", help="what it should have been, where there is such")
+    report.add_argument("--mixture", type=given_path, metavar="DIR", help="what was separated")
+    report.add_argument("--out", type=given_path, metavar="FILE", help="default: DIR/report.html")
     for command in (evaluate, report):
         command.add_argument("--items", type=int, default=20, metavar="N", help="heard on the page (default: 20)")
     for command, run in ((evaluate, _evaluate), (compare, _compare), (report, _report)):

@@ -1,0 +1,30 @@
+"""What the commands of `msgld` share in reading their arguments."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; argparse would print the usage before it."""
+
+    def error(self, message: str) -> None:
+        """Exit with status 2."""
+        self.exit(2, f"error: {message} ({self.prog} --help shows what is expected)\n")
+
+
+def given_name(text: str) -> str:
+    """A path or name as typed; an empty one, from an unset variable of the shell, would mean the current folder.
+
+    Raises:
+        argparse.ArgumentTypeError: it is empty.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError("found an empty name, expected a path")
+    return text
+
+
+def given_path(text: str) -> Path:
+    """As `given_name`, as a path."""
+    return Path(given_name(text))
