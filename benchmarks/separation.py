@@ -12,7 +12,8 @@ per stem and in all, with 95 % intervals from resampling tracks, it prints
 - SI-SDR improvement (dB) of stems cut out by masks, at the files' own rate, for every `--exponents` and
   `--rounds`, beside that of masks from the true stems' log-mels (oracle), which bounds it, and from what the VAE makes
   of those;
-- SI-SDR improvement of what the vocoder makes of the log-mels, at the model's rate;
+- SI-SDR improvement of what the vocoder makes of the log-mels, at the model's rate, and how loud that is (root mean
+  square, dB above the true stem);
 - seconds of computing for 10.24 s of music.
 """
 
@@ -141,7 +142,7 @@ class Scores:
 
     def __init__(self, pipeline: MultiTrackPipeline, exponents: list[float], rounds: list[int], vocoder: bool):
         self.pipeline, self.masks, self.vocoder = pipeline, list(product(exponents, rounds)), vocoder
-        self.error, self.masked, self.vocoded = MetricTable(), MetricTable(), MetricTable()
+        self.error, self.masked, self.vocoded, self.level = MetricTable(), MetricTable(), MetricTable(), MetricTable()
 
     def add(self, track: Track, name: str, log_mels: Tensor, truth: Tensor, waveforms: bool = True) -> None:
         """Score log-mels (S, T, M) against the true ones; `waveforms`: what they make of the mixture, too."""
@@ -160,6 +161,8 @@ class Scores:
             for i in sounding:
                 value = si_sdr_improvement(made[i], low[i], low.sum(0))
                 self.vocoded.add(track.name, self.pipeline.stems[i], name, value)
+                level = 20 * torch.log10(made[i].norm() / low[i].norm()).clamp(min=-120)
+                self.level.add(track.name, self.pipeline.stems[i], name, float(level))
 
 
 def measure(
@@ -232,7 +235,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     titles = {"log-mel error, nats^2": scores.error, "SI-SDRi, masks, dB": scores.masked}
-    titles |= {"SI-SDRi, vocoder, dB": scores.vocoded} if scores.vocoder else {}
+    if scores.vocoder:
+        titles |= {"SI-SDRi, vocoder, dB": scores.vocoded, "level, vocoder, dB": scores.level}
     for title, found in titles.items():
         print("\n".join(table(title, found, pipeline.stems)))
     print(f"\n| seconds for {WINDOW} s of music | |\n|---|---|")
