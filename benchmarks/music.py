@@ -29,14 +29,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from latent_diffusion.errors import ConfigError, DataError, MSGLDError
-from latent_diffusion.first_stage import LogMel
-from latent_diffusion.models import find_checkpoint
-from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings, mix
-from latent_diffusion.settings import MelSettings, ModelSettings
-from latent_diffusion.tasks import Arrangement, Generation, Task
-from utilities.data.stems import StemDataset
-from utilities.evaluation.coherence import (
+from benchmarks.measures import (
+    UNPITCHED,
     beats,
     chroma,
     chroma_agreement,
@@ -46,12 +40,18 @@ from utilities.evaluation.coherence import (
     onsets,
     pairwise_onsets,
 )
+from latent_diffusion.errors import ConfigError, DataError, MSGLDError
+from latent_diffusion.first_stage import LogMel
+from latent_diffusion.models import find_checkpoint
+from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings, mix
+from latent_diffusion.settings import MelSettings, ModelSettings
+from latent_diffusion.tasks import Arrangement, Generation, Task
+from utilities.data.stems import StemDataset
 from utilities.evaluation.frechet import FrameStatistics
 from utilities.evaluation.metrics import bootstrap_interval, is_silent, write_metrics
 
 PARTS = ("generation", "rhythm", "harmony")
 SPLITS = 10
-UNPITCHED = ("drums",)
 JOINT = "together"  # the row of all stems at once
 
 
