@@ -107,15 +107,15 @@ def contrast(envelope: np.ndarray) -> float:
 def tonal_share(waveform: np.ndarray) -> float:
     """How much of the energy of a waveform (N,) at `SAMPLE_RATE` is in held tones: 1 for a sine, 0 for clicks.
 
-    That is the harmonic part of a harmonic-percussive separation (2048 samples a frame, margin 1). White noise, which
-    is neither, has 0.26.
+    The energy of the harmonic part of a harmonic-percussive separation (2048 samples a frame, margin 1), over that of
+    both parts. White noise, which is neither, has 0.5.
 
     Source: Fitzgerald, "Harmonic/percussive separation using median filtering", DAFx 2010.
     """
     spectrum = np.abs(librosa.stft(waveform, n_fft=2048))
-    harmonic, _ = librosa.decompose.hpss(spectrum, margin=1.0)
-    whole = float(np.square(spectrum).sum())
-    return float(np.square(harmonic).sum()) / whole if whole else 0.0
+    parts = librosa.decompose.hpss(spectrum, margin=1.0)
+    harmonic, percussive = (float(np.square(part).sum()) for part in parts)
+    return harmonic / (harmonic + percussive) if harmonic + percussive else 0.0
 
 
 def key_clarity(waveform: np.ndarray) -> float:

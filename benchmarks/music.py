@@ -1,16 +1,33 @@
-"""How good is the music that a model makes: generated stems, and drums and bass made for given stems.
+"""Is what a model makes music? Generated songs, and drums and bass made for given stems, beside real music.
 
     python -m benchmarks.music --model quickstart --data ../shared/real_stems/test [--items 24] [--json FILE]
+    python -m benchmarks.music --made FOLDER --data ../shared/real_stems/test
 
-Generation: Frechet distance on log-mel statistics (of frames, a stem; it is not FAD, which needs another network) and
-on the agreement of every pair of stems' onsets (an item), to real stems. The real songs are split in halves at
-random, ten times; "real" is the distance of the halves, "shuffled" that of one half to stems of different songs of
-the other, "noise" that of Gaussian latents through the decoder.
+The second judges songs that lie in FOLDER as <track>/<stem>.wav or .flac, whatever generated them, by their measures
+and Frechet distances. Intervals are of 95 %, from resampling songs.
 
-Arrangement: do drums made for the other stems agree with their onsets and beats, does bass made for the others
-agree with the chroma of guitar and piano, better than another song's? "win" is the share of other songs' that are
-beaten (0.5 is chance), with a 95 % interval from resampling songs. Chroma is taken of waveforms, after the vocoder,
-and "true, vocoded" says what it leaves of the true bass's; all else is taken of log-mels, before it.
+measures: of windows of 10.24 s, from waveforms alone; windows in which what is measured is silent do not count.
+  pulse     How regularly the drums' onsets come: the largest peak between 0.2 and 2 s of the autocorrelation of their
+            onset strength (10 ms frames). 1 is a metronome, noise has 0.1; most drummers have 0.6 to 0.95.
+  contrast  How far the drums' hits stand out, in dB: the 95th percentile of their onset strength over its median.
+            Steady noise has 2 dB, drums 20 to 45.
+  tonal     How much of a stem's energy is in held tones, the rest being hits, by harmonic-percussive separation. 1 is a
+            sine, 0 are clicks; white noise, which is neither, has 0.5.
+  key       How clearly all stems but the drums are in one key: correlation of their mean chroma with the best of the
+            24 Krumhansl profiles. A scale has 0.9; noise has 0.4 to 0.7, so small differences matter.
+  together  Whether the drums play with the others: correlation of their onset strengths, at the best lag within 50 ms.
+            1 is the same rhythm, 0 is none in common.
+  The columns: "real" songs of --data; "through" are the same after VAE and vocoder, which is the best that a model
+  with these could do; "generated" from nothing by the model; "noise" are random latents, decoded and vocoded: a
+  model that is no better has learned nothing; "made" are the songs of --made.
+generation: Frechet distance of log-mel statistics to real stems (0 is equal; it is not FAD, which needs another
+  network), of the frames of each stem, and ("together") of the agreement of every pair of stems' onsets. The real
+  songs are split in halves at random, ten times: "real" is the distance of the halves, "shuffled" that of one half to
+  stems of different songs of the other, "noise" that of random latents through the decoder.
+rhythm, harmony: do drums made for the other stems agree with their onsets and beats, does bass made for the others
+  agree with the chroma of guitar and piano, better than another song's? "win" is the share of other songs' that are
+  beaten; 0.5 is chance. "win true", of the real stem, is the ceiling. Chroma is taken of waveforms, after the vocoder,
+  and "true, vocoded" says what that leaves of the true bass's; all else is taken of log-mels, before it.
 """
 
 from __future__ import annotations
@@ -19,7 +36,7 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +52,8 @@ from benchmarks.measures import (
     chroma,
     chroma_agreement,
     f_measure,
+    measured,
+    musicality,
     onset_agreement,
     onset_envelope,
     onsets,
@@ -42,15 +61,18 @@ from benchmarks.measures import (
 )
 from latent_diffusion.errors import ConfigError, DataError, MSGLDError
 from latent_diffusion.first_stage import LogMel
-from latent_diffusion.models import find_checkpoint
+from latent_diffusion.models import DEFAULT_MODEL, find_checkpoint
 from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings, mix
 from latent_diffusion.settings import MelSettings, ModelSettings
 from latent_diffusion.tasks import Arrangement, Generation, Task
 from utilities.data.stems import StemDataset
 from utilities.evaluation.frechet import FrameStatistics
-from utilities.evaluation.metrics import bootstrap_interval, is_silent, write_metrics
+from utilities.evaluation.metrics import MetricTable, bootstrap_interval, is_silent, write_metrics
 
-PARTS = ("generation", "rhythm", "harmony")
+PARTS = ("measures", "generation", "rhythm", "harmony")
+WITHOUT_MODEL = PARTS[:2]  # what can be said of songs of which nothing else is known
+OF_MODEL = ("model", "sampler", "steps", "eta", "guidance", "batch_size", "device")  # options
+SECONDS = dict.fromkeys(PARTS, 5.12) | {"measures": 10.24}  # of a window
 SPLITS = 10
 JOINT = "together"  # the row of all stems at once
 
@@ -69,11 +91,16 @@ class Item:
 
 def window(settings: ModelSettings, seconds: float) -> MelSettings:
     """The mel settings of windows of about `seconds` that the network takes."""
-    unit = settings.autoencoder.reduction * 2 ** (len(settings.unet.channel_mult) - 1)
-    frames = round(seconds * settings.mel.sample_rate / settings.mel.hop_length / unit) * unit
+    halvings = len(getattr(settings.unet, "channel_mult", (1,))) - 1  # of a network that is a U-Net
+    return whole_frames(settings.mel, seconds, settings.autoencoder.reduction * 2**halvings)
+
+
+def whole_frames(mel: MelSettings, seconds: float, unit: int = 1) -> MelSettings:
+    """The mel settings of windows of about `seconds` that are a multiple of `unit` frames."""
+    frames = round(seconds * mel.sample_rate / mel.hop_length / unit) * unit
     if frames < 1:
         raise ConfigError(f"--seconds: found {seconds:g}, expected more")
-    return replace(settings.mel, frames=frames)
+    return replace(mel, frames=frames)
 
 
 def read_items(folder: Path, stems: Sequence[str], mel: MelSettings, count: int, seed: int) -> list[Item]:
@@ -104,9 +131,57 @@ def sample(
     return torch.cat(parts)
 
 
+def generated_latents(pipeline: MultiTrackPipeline, count: int, sampling: SamplingSettings, seed: int) -> Tensor:
+    """Latents (B, S, C, T/r, F) of `count` windows made from nothing."""
+    silence = torch.zeros(count, len(pipeline.stems), pipeline.settings.mel.window_samples)
+    return sample(pipeline, Generation(), silence, sampling, seed, "generating")
+
+
+def random_latents(pipeline: MultiTrackPipeline, count: int, seed: int) -> Tensor:
+    """N(0, 1) in the place of latents (B, S, C, T/r, F)."""
+    shape = (count, len(pipeline.stems), *pipeline.latent_shape(pipeline.settings.mel.window_samples))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(pipeline.device)
+
+
 def decode(pipeline: MultiTrackPipeline, z: Tensor) -> Tensor:
     """Log-mels (B, ..., T, M) of latents (B, ..., C, T/r, F), an item at a time."""
     return torch.cat([pipeline.decode_log_mels(item[None]).cpu() for item in z])
+
+
+# ---- measures
+
+
+def measures(sets: dict[str, Iterable[tuple[str, Tensor]]], stems: Sequence[str], rate: int) -> dict[str, Any]:
+    """`musicality` of sets of windows: {measure: {set: {"mean", "ci95", "count", ...}}}.
+
+    Args:
+        sets: (name of the song, waveforms (S, N)) of every window, by the set's name.
+        stems: names of the stems.
+        rate: hz.
+    """
+    found = MetricTable()
+    for name, windows in sets.items():
+        for number, (song, waveforms) in enumerate(tqdm(windows, desc=f"measuring {name}", unit="window")):
+            of_window = musicality(dict(zip(stems, waveforms, strict=True)), rate)
+            for measure, value in of_window.items():
+                found.add(f"{song}_from_{number}", name, measure, value)
+    summary = found.summary(list(sets))
+    return {measure: {name: summary[name][measure] for name in sets} for measure in measured(stems)}
+
+
+def measured_sets(
+    pipeline: MultiTrackPipeline, items: list[Item], count: int, sampling: SamplingSettings, seed: int
+) -> dict[str, Iterable[tuple[str, Tensor]]]:
+    """Real, coded, generated and random windows, as `measures` takes them; made as they are asked for."""
+    z = generated_latents(pipeline, count, sampling, seed)
+    noise = random_latents(pipeline, count, seed)
+    drawn = torch.Generator().manual_seed(seed)
+    coded = ((i.track, pipeline.encode(i.waveforms.to(pipeline.device), drawn)[0]) for i in items)
+    latents = {"through": coded, "generated": enumerate(z), "noise": enumerate(noise)}
+    heard = {
+        name: ((str(song), pipeline.decode(one)[1].cpu()) for song, one in windows) for name, windows in latents.items()
+    }
+    return {"real": [(item.track, item.waveforms) for item in items], **heard}
 
 
 # ---- generation
@@ -140,17 +215,21 @@ def generation(
     pipeline: MultiTrackPipeline, items: list[Item], mel: MelSettings, count: int, sampling: SamplingSettings, seed: int
 ) -> dict[str, Any]:
     """Frechet distances of generated music and its baselines to real music: {row: {set: distance}}."""
-    shape = (count, len(pipeline.stems), *pipeline.latent_shape(mel.window_samples))
-    silence = torch.zeros(count, len(pipeline.stems), mel.window_samples)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(pipeline.device)
     made = {
-        "generated": decode(pipeline, sample(pipeline, Generation(), silence, sampling, seed, "generating")),
-        "noise": decode(pipeline, noise),
+        "generated": decode(pipeline, generated_latents(pipeline, count, sampling, seed)),
+        "noise": decode(pipeline, random_latents(pipeline, count, seed)),
     }
+    return distances(made, items, pipeline.stems, mel, seed)
+
+
+def distances(
+    made: dict[str, Iterable[Tensor]], items: list[Item], stems: Sequence[str], mel: MelSettings, seed: int
+) -> dict[str, Any]:
+    """Frechet distances of sets of log-mels (S, T, M), an item each, to real music: {row: {set: distance}}."""
     ours = {name: [Summary.of(item, mel) for item in log_mels] for name, log_mels in made.items()}
     real = [Summary.of(item.log_mels, mel) for item in items]
-    rows = [*pipeline.stems, JOINT]
-    distances: dict[str, dict[str, list[float]]] = {row: {} for row in rows}
+    rows = [*stems, JOINT]
+    found: dict[str, dict[str, list[float]]] = {row: {} for row in rows}
     rng = np.random.default_rng(seed)
     for _ in range(SPLITS):
         halves = _halves([item.track for item in items], rng)
@@ -162,8 +241,8 @@ def generation(
                 for name, members in sets.items():
                     distance = reference.frechet_distance(_merged([m.statistics[column] for m in members]))
                     if distance is not None:
-                        distances[row].setdefault(name, []).append(distance)
-    return {row: {name: float(np.mean(v)) for name, v in values.items()} for row, values in distances.items()}
+                        found[row].setdefault(name, []).append(distance)
+    return {row: {name: float(np.mean(v)) for name, v in values.items()} for row, values in found.items()}
 
 
 def _merged(statistics: list[FrameStatistics]) -> FrameStatistics:
@@ -307,6 +386,12 @@ def playing(items: list[Item], stems: Sequence[str], made: str, without: Sequenc
 def table(results: dict[str, Any]) -> str:
     """The results as text."""
     lines = []
+    if "measures" in results:
+        rows = results["measures"]
+        columns = list(next(iter(rows.values())))
+        lines += ["Mean, 95 % interval, windows", f"{'':<20}" + "".join(f"{c:<28}" for c in columns)]
+        lines += [f"{row:<20}" + "".join(f"{_cell(values[c]):<28}" for c in columns) for row, values in rows.items()]
+        lines.append("")
     if "generation" in results:
         rows = results["generation"]
         columns = list(next(iter(rows.values())))
@@ -323,52 +408,130 @@ def table(results: dict[str, Any]) -> str:
                     low, high = win["ci95"] or (float("nan"), float("nan"))
                     lines.append(f"  {key:<20}{win['mean']:>8.3f}  ({low:.3f} to {high:.3f})")
     seconds = ", ".join(f"{part} {s:.0f} s" for part, s in results["seconds"].items())
-    lines += ["", f"{results['items']} windows of {results['window_seconds']:g} s, seed {results['seed']}; {seconds}"]
+    lengths = ", ".join(f"{length:g}" for length in sorted(set(results["window_seconds"].values())))
+    lines += ["", f"{results['items']} windows of {lengths} s, seed {results['seed']}; {seconds}"]
     return "\n".join(lines)
+
+
+def _cell(summary: dict[str, Any]) -> str:
+    if summary["mean"] is None:
+        return "-"
+    low, high = summary["ci95"] or (float("nan"), float("nan"))
+    return f"{summary['mean']:.3g} ({low:.3g} to {high:.3g}) {summary['count']}"
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Everything that was asked for."""
-    path = find_checkpoint(options.model, "--model")
-    pipeline = MultiTrackPipeline.from_checkpoint(path, options.device)
-    stems, mel = pipeline.stems, window(pipeline.settings, options.seconds)
-    pipeline.settings = replace(pipeline.settings, mel=mel)  # one window holds an item: nothing is blended
-    sampling = SamplingSettings(options.sampler, options.steps, options.eta, options.batch_size)
-    items = read_items(options.data, stems, mel, 2 * options.items, options.seed)
+    judge = Folder(options) if options.made else Model(options)
     results: dict[str, Any] = {
-        "model": str(path),
+        **judge.described,
         "data": str(options.data),
         "items": options.items,
-        "window_seconds": mel.window_seconds,
+        "window_seconds": {},
         "seed": options.seed,
-        "guidance": options.guidance,
-        "sampling": asdict(sampling),
         "seconds": {},
     }
     for part in options.parts:
         start = time.monotonic()
-        if part == "generation":
-            results[part] = generation(pipeline, items, mel, options.items, sampling, options.seed)
-        else:
-            stem, measure = ("drums", rhythm) if part == "rhythm" else ("bass", harmony)
-            if stem not in stems:
-                raise ConfigError(f"--parts {part}: the model has no {stem}; its stems are {', '.join(stems)}")
-            without = UNPITCHED if part == "harmony" else ()
-            chosen = playing(items, stems, stem, without, options.items)
-            made = arrange(pipeline, chosen, stem, options.guidance, sampling, options.seed)
-            results[part] = measure(pipeline, chosen, made, mel)
+        mel = judge.window(options.seconds or SECONDS[part])
+        items = read_items(options.data, judge.stems, mel, 2 * options.items, options.seed)
+        results[part] = getattr(judge, part)(items, mel)
+        results["window_seconds"][part] = mel.window_seconds
         results["seconds"][part] = time.monotonic() - start
     return results
+
+
+class Model:
+    """What a model makes; each part takes windows of real songs and their mel settings."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        path = find_checkpoint(options.model or DEFAULT_MODEL, "--model")
+        self.pipeline = MultiTrackPipeline.from_checkpoint(path, options.device)
+        self.sampling = SamplingSettings(options.sampler, options.steps, options.eta, options.batch_size)
+        self.stems, self.options = self.pipeline.stems, options
+        self.described = {"model": str(path), "guidance": options.guidance, "sampling": asdict(self.sampling)}
+        for part, stem in (("rhythm", "drums"), ("harmony", "bass")):
+            if part in options.parts and stem not in self.stems:
+                raise ConfigError(f"--parts {part}: the model has no {stem}; its stems are {', '.join(self.stems)}")
+
+    def window(self, seconds: float) -> MelSettings:
+        """Makes the model's window as long as an item, so that nothing is blended."""
+        mel = window(self.pipeline.settings, seconds)
+        self.pipeline.settings = replace(self.pipeline.settings, mel=mel)
+        return mel
+
+    def measures(self, items: list[Item], mel: MelSettings) -> dict[str, Any]:
+        """See `measures`."""
+        o = self.options
+        sets = measured_sets(self.pipeline, items[: o.items], o.items, self.sampling, o.seed)
+        return measures(sets, self.stems, mel.sample_rate)
+
+    def generation(self, items: list[Item], mel: MelSettings) -> dict[str, Any]:
+        """See `generation`."""
+        return generation(self.pipeline, items, mel, self.options.items, self.sampling, self.options.seed)
+
+    def rhythm(self, items: list[Item], mel: MelSettings) -> dict[str, Any]:
+        """See `rhythm`."""
+        return rhythm(self.pipeline, *self._arranged(items, "drums", ()), mel)
+
+    def harmony(self, items: list[Item], mel: MelSettings) -> dict[str, Any]:
+        """See `harmony`."""
+        return harmony(self.pipeline, *self._arranged(items, "bass", UNPITCHED), mel)
+
+    def _arranged(self, items: list[Item], stem: str, without: Sequence[str]) -> tuple[list[Item], Tensor]:
+        o = self.options
+        chosen = playing(items, self.stems, stem, without, o.items)
+        return chosen, arrange(self.pipeline, chosen, stem, o.guidance, self.sampling, o.seed)
+
+
+class Folder:
+    """Songs that something made, whatever it was; parts as in `Model`."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        unknown = [part for part in options.parts if part not in WITHOUT_MODEL]
+        if unknown:
+            raise ConfigError(
+                f"--parts {unknown[0]}: needs a model, as it makes stems for given ones; leave --made out"
+            )
+        self.options, self.stems = options, tuple(options.stems or ModelSettings().stems)
+        self.described = {"made": str(options.made), "stems": list(self.stems)}
+
+    def window(self, seconds: float) -> MelSettings:
+        """Of the published log-mels."""
+        return whole_frames(MelSettings(), seconds)
+
+    def measures(self, items: list[Item], mel: MelSettings) -> dict[str, Any]:
+        """See `measures`."""
+        sets = {"real": items[: self.options.items], "made": self._made(mel)}
+        heard = {name: [(item.track, item.waveforms) for item in windows] for name, windows in sets.items()}
+        return measures(heard, self.stems, mel.sample_rate)
+
+    def generation(self, items: list[Item], mel: MelSettings) -> dict[str, Any]:
+        """See `distances`."""
+        made = {"made": [item.log_mels for item in self._made(mel)]}
+        return distances(made, items, self.stems, mel, self.options.seed)
+
+    def _made(self, mel: MelSettings) -> list[Item]:
+        return read_items(self.options.made, self.stems, mel, self.options.items, self.options.seed)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print a table; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="quickstart", help="weights: a name, a run folder or a file")
+    parser.add_argument("--model", help="weights: a name, a run folder or a file (default: quickstart)")
+    parser.add_argument("--made", type=Path, help="judge the songs in this folder instead of what a model makes")
+    parser.add_argument("--stems", nargs="+", metavar="NAME", help="of --made (default: bass drums guitar piano)")
     parser.add_argument("--data", type=Path, required=True, help="folder of real songs, <track>/<stem>.wav or .flac")
-    parser.add_argument("--items", type=int, default=24, help="windows generated, and arranged (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=5.12, help="length of a window (default: %(default)s)")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument(
+        "--items",
+        type=int,
+        default=24,
+        help="windows generated, and arranged; measuring one takes some 7 s on one core (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seconds", type=float, help="length of a window (default: 10.24 for measures, 5.12 for others)"
+    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="default: all that can be said")
     parser.add_argument("--sampler", default="ddim")
     parser.add_argument("--steps", type=int, default=25, help="denoising steps (default: %(default)s)")
     parser.add_argument("--eta", type=float, default=0.0)
@@ -382,6 +545,13 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.items < 2:
             raise ConfigError(f"--items: found {options.items}, expected 2 or more")
+        idle = OF_MODEL if options.made else ("stems",)
+        for name in idle:
+            if getattr(options, name) != parser.get_default(name):
+                raise ConfigError(
+                    f"--{name.replace('_', '-')}: has no effect with{'' if options.made else 'out'} --made"
+                )
+        options.parts = options.parts or list(WITHOUT_MODEL if options.made else PARTS)
         results = run(options)
         if options.json:
             write_metrics(options.json, results)
