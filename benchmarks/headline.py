@@ -27,9 +27,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.checkpoint_memory import peak_bytes
-from benchmarks.mask_oracle import read_track
 from benchmarks.published import PublishedPipeline, as_published
-from benchmarks.separation import parse_variant
+from benchmarks.separation import parse_variant, read_track
 from latent_diffusion.errors import MSGLDError
 from latent_diffusion.first_stage import FirstStage
 from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings

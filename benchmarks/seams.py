@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.mask_oracle import read_track
+from benchmarks.separation import read_track
 from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings, mask_mixture
 from latent_diffusion.pipeline.windows import Windows, cut_windows
 from latent_diffusion.resampling import resample

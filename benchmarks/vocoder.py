@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.mask_oracle import read_track
+from benchmarks.separation import read_track
 from latent_diffusion.checkpoints import load_vocoder
 from latent_diffusion.errors import MSGLDError
 from latent_diffusion.first_stage import GriffinLim, HiFiGAN, LogMel, build_vocoder
