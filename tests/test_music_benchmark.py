@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from benchmarks import music
+from benchmarks.measures import measured
 from latent_diffusion.errors import DataError
 from latent_diffusion.pipeline import MultiTrackPipeline
 from tests import tiny
@@ -37,6 +39,11 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     for stem in tiny.STEMS:  # one stem of a shuffle is that of real songs
         assert distances[stem]["shuffled"] == pytest.approx(distances[stem]["real"], rel=1e-6)
         assert distances[stem]["real"] < distances[stem]["noise"]
+    assert list(found[0]["measures"]) == measured(tiny.STEMS)
+    for row in found[0]["measures"].values():
+        assert list(row) == ["real", "through", "generated", "noise"]
+    tonal = found[0]["measures"]["bass: tonal"]["real"]  # the songs are tones and a little noise
+    assert tonal["count"] == 5 and 0.8 < tonal["ci95"][0] <= tonal["mean"] <= tonal["ci95"][1] <= 1
     win = found[0]["rhythm"]["onset agreement"]["win made"]
     assert 0 <= win["ci95"][0] <= win["mean"] <= win["ci95"][1] <= 1
 
@@ -80,3 +87,52 @@ def test_comparison_counts_other_songs_only() -> None:
     assert worst["win own"]["mean"] == 0.5  # the same for every song: what is made has nothing to do with the song
     # items of the first song are not held against each other: 1.0 and 2.0 are the others of 0.0
     assert worst["another song's"] == pytest.approx(np.mean([-1.5, -1.4, -np.mean([1, 0.9, 1]), -np.mean([2, 1.9, 1])]))
+
+
+# ---- measures of waveforms
+
+
+def test_songs_that_anything_made_are_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    songs, made = (tiny.write_songs(tmp_path / name, 4, 2.0, seed) for name, seed in (("songs", 0), ("made", 1)))
+    monkeypatch.setattr(music, "find_checkpoint", lambda *_: pytest.fail("no model is asked for"))
+
+    def judged(data: Path, *options: str) -> dict[str, Any]:
+        common = ["--made", str(made), "--data", str(data), "--seconds", "1.28", "--items", "4"]
+        assert music.main([*common, *options, "--json", str(tmp_path / "found.json")]) == 0
+        return json.loads((tmp_path / "found.json").read_text())
+
+    found = judged(songs)
+    assert list(found["measures"]) == measured(tiny.STEMS) and set(found["measures"]["key"]) == {"real", "made"}
+    assert set(found["generation"]["bass"]) == {"made", "shuffled", "real"}
+    assert found["generation"]["bass"]["made"] > 0
+    same = judged(made, "--stems", "bass", "piano", "--parts", "measures")["measures"]
+    assert list(same) == ["bass: tonal", "piano: tonal", "key"]
+    assert all(row["real"] == row["made"] for row in same.values())
+    assert "drums" not in capsys.readouterr().out.split("Mean, 95 % interval")[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--made", "x", "--steps", "9"], "--steps: has no effect with --made"),
+        (["--made", "x", "--model", "y"], "--model: has no effect with --made"),
+        (["--stems", "bass"], "--stems: has no effect without --made"),
+        (["--made", "x", "--parts", "rhythm"], "--parts rhythm: needs a model"),
+        (["--made", "nowhere"], "nowhere"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    songs = tiny.write_songs(tmp_path / "songs", 4, 3.0)
+    assert music.main(["--data", str(songs), "--seconds", "1", *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_window_of_a_network_that_is_no_unet() -> None:
+    """Whole latent frames are enough for a network that does not halve them."""
+    own = tiny.settings()
+    settings = SimpleNamespace(mel=own.mel, autoencoder=own.autoencoder, unet=SimpleNamespace(width=8))
+    assert music.window(settings, 0.62).frames == 62 and music.window(own, 0.62).frames == 64
