@@ -417,7 +417,7 @@ def _cell(summary: dict[str, Any]) -> str:
     if summary["mean"] is None:
         return "-"
     low, high = summary["ci95"] or (float("nan"), float("nan"))
-    return f"{summary['mean']:.3g} ({low:.3g} to {high:.3g}) {summary['count']}"
+    return f"{summary['mean']:.2f} ({low:.2f} to {high:.2f}) {summary['count']}"
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
