@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from latent_diffusion.checkpoints import (
     expect_kind,
     load_autoencoder,
     load_vocoder,
+    mean_of,
     merge_state,
     read_weights,
     scale_of,
@@ -32,12 +33,13 @@ from latent_diffusion.diffusion.loss import LossSettings, diffusion_loss
 from latent_diffusion.ema import EMA
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.first_stage import DiagonalGaussian, FirstStage
+from latent_diffusion.networks import build_network
 from latent_diffusion.noise import NoiseSource
 from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings
+from latent_diffusion.plan import drawn_plan
 from latent_diffusion.rates import rate_factor
-from latent_diffusion.settings import ModelSettings
+from latent_diffusion.settings import ModelSettings, StemTransformerSettings
 from latent_diffusion.tasks import Separation, Task
-from latent_diffusion.unet import UNet3d
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,10 @@ class TrainingSettings:
         cond_drop_prob: probability that a coherent item's condition becomes zeros.
         ema_decay: decay of the averaged weights; None for none.
         scale_by_std: set the latents' scale from the first batch.
-        scale_per_channel: one scale a latent channel instead of one in all.
+        scale_per_channel: one scale for each latent channel instead of one in all.
+        scale_per_band: mean and scale for each latent channel and band; the mean is taken off, too.
+        given_share: probability that some stems of an item are given: without noise, and not part of the loss. For
+            networks with a noise level for each stem; arrangement is then what the network was trained for.
         learn_logvar, logvar_init: learn the error's log-variance at each step, starting there.
         seed: of everything random in training.
         loss: terms of the objective.
@@ -71,6 +76,8 @@ class TrainingSettings:
     ema_decay: float | None = 0.9999
     scale_by_std: bool = True
     scale_per_channel: bool = False
+    scale_per_band: bool = False
+    given_share: float = 0.0
     learn_logvar: bool = False
     logvar_init: float = 0.0
     seed: int = 0
@@ -85,19 +92,21 @@ class EvaluationSettings:
         task: separation, generation or arrangement; None for losses only.
         sampling: sampler, steps, eta.
         seed: of the sampling noise; an item's noise derives from it and from the item's name.
+        draw_plans: generation follows a tempo and chords that are drawn from an item's seed.
     """
 
     task: Task | None = field(default_factory=Separation)
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     seed: int = 0
+    draw_plans: bool = False
 
 
 class DiffusionWrapper(nn.Module):
-    """Holds the U-Net under its published name, `model.diffusion_model`."""
+    """Holds the network under its published name, `model.diffusion_model`."""
 
-    def __init__(self, unet: UNet3d):
+    def __init__(self, network: nn.Module):
         super().__init__()
-        self.diffusion_model = unet
+        self.diffusion_model = network
 
 
 class MusicLDM(pl.LightningModule):
@@ -124,13 +133,15 @@ class MusicLDM(pl.LightningModule):
         self.settings = settings
         self.training_settings = training or TrainingSettings()
         self.evaluation = evaluation or EvaluationSettings()
-        self.model = DiffusionWrapper(UNet3d(settings.unet))
+        self.model = DiffusionWrapper(build_network(settings.unet))
         decay = self.training_settings.ema_decay
         self.model_ema = EMA(self.model, decay) if decay is not None else None
         self.first_stage_model = FirstStage(settings).requires_grad_(False).eval()
         self.noise_schedule = NoiseSchedule(settings.diffusion)
-        channels = (settings.autoencoder.embed_dim, 1, 1) if self.training_settings.scale_per_channel else ()
-        self.register_buffer("scale_factor", torch.ones(channels))
+        if self.training_settings.given_share and not isinstance(settings.unet, StemTransformerSettings):
+            raise ConfigError("given_share: found above 0, but the network has one noise level for all stems")
+        self.register_buffer("scale_factor", torch.ones(self._scale_shape))
+        self.register_buffer("latent_mean", torch.zeros(self._scale_shape), persistent=self._has_mean)
         logvar = torch.full((settings.diffusion.timesteps,), self.training_settings.logvar_init)
         self.logvar = nn.Parameter(logvar, requires_grad=self.training_settings.learn_logvar)
 
@@ -138,8 +149,25 @@ class MusicLDM(pl.LightningModule):
     def pipeline(self) -> MultiTrackPipeline:
         """The inference path over this module's networks."""
         return MultiTrackPipeline(
-            self.model.diffusion_model, self.first_stage_model, self.noise_schedule, self.scale_factor, self.settings
+            self.model.diffusion_model,
+            self.first_stage_model,
+            self.noise_schedule,
+            self.scale_factor,
+            self.settings,
+            self.latent_mean,
         )
+
+    @property
+    def _has_mean(self) -> bool:
+        return self.training_settings.scale_per_band
+
+    @property
+    def _scale_shape(self) -> tuple[int, ...]:
+        """Of the latents' scale and mean: (C, 1, F), (C, 1, 1) or ()."""
+        channels, _, bins = self.settings.latent_shape
+        if self.training_settings.scale_per_band:
+            return channels, 1, bins
+        return (channels, 1, 1) if self.training_settings.scale_per_channel else ()
 
     def train(self, mode: bool = True) -> MusicLDM:
         """The first stage stays in evaluation mode."""
@@ -184,7 +212,7 @@ class MusicLDM(pl.LightningModule):
         """
         weights = expect_kind(read_weights(path), "msgld")
         self.check_model(weights, own_vocoder=vocoder is None)
-        self._set_scale(scale_of(weights))
+        self._set_scale(scale_of(weights), mean_of(weights))
         others = ("logvar", "model_ema.num_updates")
         state = merge_state(weights, self.state_dict(), others, first_stage=vocoder is None)
         self.load_state_dict(state, assign=self.logvar.is_meta)  # a model without memory takes the tensors themselves
@@ -203,7 +231,7 @@ class MusicLDM(pl.LightningModule):
         weights = expect_kind(weights_of(checkpoint, "checkpoint"), "msgld")
         self.check_model(weights)
         check_optimiser(checkpoint, self._trained_parameters())
-        self._set_scale(scale_of(weights))
+        self._set_scale(scale_of(weights), mean_of(weights))
         checkpoint.setdefault("lr_schedulers", [])
         others = ("logvar", "model_ema.decay", "model_ema.num_updates")
         checkpoint["state_dict"] = merge_state(weights, self.state_dict(), others)
@@ -215,9 +243,11 @@ class MusicLDM(pl.LightningModule):
         """Store the model's description, so that the file needs no configuration beside it."""
         checkpoint["msgld"] = {"kind": "msgld", "settings": self.settings.to_dict(), "step": self.global_step}
 
-    def _set_scale(self, scale: Tensor) -> None:
-        """Replace the scale factor; its shape follows the new one."""
+    def _set_scale(self, scale: Tensor, mean: Tensor) -> None:
+        """Replace the latents' scale factor and mean; their shape follows the new ones."""
         self.scale_factor = scale.detach().clone().to(self.scale_factor)
+        persistent = self._has_mean or bool(mean.any())
+        self.register_buffer("latent_mean", mean.detach().clone().to(self.scale_factor), persistent=persistent)
 
     # Training
 
@@ -245,11 +275,15 @@ class MusicLDM(pl.LightningModule):
         first = self.global_step == 0 and self.current_epoch == 0 and batch_idx == 0
         if first and self.training_settings.scale_by_std and bool((self.scale_factor == 1).all()):
             z, *_ = self.latents_of(batch, self.step_generator(0, 0))
-            self._set_scale(self.latent_scale(z))
+            self._set_scale(*self.latent_statistics(z))
 
-    def latent_scale(self, z: Tensor) -> Tensor:
-        """1 / standard deviation of unscaled latents (B, S, C, T, F) over all ranks: (), or (C, 1, 1) per channel."""
-        axes = (0, 1, 3, 4) if self.training_settings.scale_per_channel else tuple(range(5))
+    def latent_statistics(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """1 / standard deviation and mean of unscaled latents (B, S, C, T, F) over all ranks.
+
+        Both are of one shape: (), (C, 1, 1) per channel, or (C, 1, F) per channel and band. Only the last has a mean.
+        """
+        s = self.training_settings
+        axes = (0, 1, 3) if s.scale_per_band else (0, 1, 3, 4) if s.scale_per_channel else tuple(range(5))
         z = z.cpu().double()  # not every device has 64 bit
         count = torch.full_like(z.sum(axes), z.numel() / z.sum(axes).numel())
         moments = torch.stack([count, z.sum(axes), (z**2).sum(axes)])
@@ -257,8 +291,8 @@ class MusicLDM(pl.LightningModule):
             moments = self.all_gather(moments.to(self.device)).sum(0).cpu()
         count, total, squares = moments
         std = ((squares - total**2 / count) / (count - 1)).sqrt()
-        scale = (1.0 / std).float()
-        return scale.reshape(-1, 1, 1) if self.training_settings.scale_per_channel else scale
+        scale, mean = (1.0 / std).float(), (total / count).float() * s.scale_per_band
+        return scale.reshape(self._scale_shape), mean.reshape(self._scale_shape)
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """One step: encode, drop conditions, add noise, predict, compare."""
@@ -300,7 +334,10 @@ class MusicLDM(pl.LightningModule):
         """The objective on a batch, every random number from `generator`; see `diffusion_loss` for what comes back."""
         z0, mixture, log_mel = self.latents_of(batch, generator)
         items = len(z0)
-        t = self.draw_timesteps(items, generator).to(z0.device)
+        t = self.draw_timesteps(items, generator)
+        if self.training_settings.given_share:
+            t = self.draw_given(t, generator)
+        t = t.to(z0.device)
         noise = torch.randn(z0.shape, generator=generator).to(z0)
         kept = (torch.rand(items, generator=generator) >= drop).to(z0.device)
         if "coherent" in batch:  # the unconditional network learns from stems that belong together, and no others
@@ -316,10 +353,19 @@ class MusicLDM(pl.LightningModule):
             t = torch.where(torch.rand(items, generator=generator) < share, late, t)
         return t
 
+    def draw_given(self, t: Tensor, generator: Generator) -> Tensor:
+        """Levels of all stems (B, S) from the items' timesteps (B,): -1 for stems that are given, never for all."""
+        items, stems = len(t), len(self.settings.stems)
+        chosen = torch.rand(items, 1, generator=generator) < self.training_settings.given_share
+        share = torch.rand(items, 1, generator=generator)
+        given = (torch.rand(items, stems, generator=generator) < share) & chosen
+        given &= ~given.all(1, keepdim=True)
+        return torch.where(given, -1, t[:, None])
+
     def loss_at(
         self, z0: Tensor, mixture: Tensor, t: Tensor, noise: Tensor, log_mel: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """The objective for given latents (B, S, C, T, F), condition (B, C, T, F), timesteps (B,) and noise."""
+        """The objective for given latents (B, S, C, T, F), condition (B, C, T, F), timesteps (B,) or (B, S), noise."""
         z_t = self.noise_schedule.add_noise(z0, noise, t)
         output = self.model.diffusion_model(z_t, t, mixture)
         s = self.training_settings
@@ -366,6 +412,8 @@ class MusicLDM(pl.LightningModule):
         if task is None:
             return None
         seeds = [zlib.crc32(name.encode(), self.evaluation.seed & 0xFFFFFFFF) for name in batch["name"]]
+        if self.evaluation.draw_plans:
+            task = replace(task, plan=tuple(drawn_plan(seed) for seed in seeds))
         result = self.pipeline.run(task, batch["mixture"], batch["stems"], seeds, self.evaluation.sampling)
         stage = self.first_stage_model
         return {

@@ -104,11 +104,7 @@ class VocoderSettings:
 
 @dataclass(frozen=True)
 class UNetSettings:
-    """The U-Net. Published: its channels are the stems, its volume is (latent channel, time, frequency).
-
-    `latent_channels` folds the latent channels into the channels: convolutions over (time, frequency) alone see all
-    latent channels of all stems, and of the mixture, at once. That costs a fraction of the time.
-    """
+    """The U-Net: its channels are the stems, its volume is (latent channel, time, frequency)."""
 
     in_channels: int = 4  # stems in
     out_channels: int = 4  # stems out
@@ -120,7 +116,28 @@ class UNetSettings:
     dropout: float = 0.0
     use_scale_shift_norm: bool = False  # time embedding scales and shifts the second norm instead of being added
     num_groups: int = 32  # of GroupNorm; lowered where it does not divide the channels
-    latent_channels: int = 0  # C where they are folded into the channels; 0: they are an axis of the volume
+
+
+@dataclass(frozen=True)
+class StemTransformerSettings:
+    """The transformer over latent frames. Its numbers of stems, channels and bins are those of the latents."""
+
+    stems: int = 4
+    latent_channels: int = 8  # C
+    latent_bins: int = 8  # F
+    width: int = 384  # of a token
+    depth: int = 8  # blocks
+    heads: int = 6  # of attention
+    kernel_size: int = 5  # frames that a token sees of its neighbours before the first block
+    level_features: int = 256  # sinusoids that describe a noise level
+    plan_rows: int = 31  # inputs for beat, bar and chord (see `plan`)
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.width % (2 * self.heads):
+            raise ConfigError(f"width {self.width}: expected a multiple of twice the heads, {2 * self.heads}")
+        if self.kernel_size % 2 == 0:
+            raise ConfigError(f"kernel_size: found {self.kernel_size}, expected an odd number")
 
 
 @dataclass(frozen=True)
@@ -145,15 +162,11 @@ class ModelSettings:
     mel: MelSettings = field(default_factory=MelSettings)
     autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
     vocoder: VocoderSettings = field(default_factory=VocoderSettings)
-    unet: UNetSettings = field(default_factory=UNetSettings)
+    unet: UNetSettings | StemTransformerSettings = field(default_factory=UNetSettings)
     diffusion: DiffusionSettings = field(default_factory=DiffusionSettings)
 
     def __post_init__(self) -> None:
-        if self.unet.in_channels != len(self.stems) or self.unet.out_channels != len(self.stems):
-            raise ConfigError(
-                f"unet in_channels {self.unet.in_channels} and out_channels {self.unet.out_channels} "
-                f"must both be the number of stems, {len(self.stems)} ({', '.join(self.stems)})"
-            )
+        self._check_network()
         if self.vocoder.num_mels != self.mel.n_mels:
             raise ConfigError(f"vocoder num_mels {self.vocoder.num_mels} must be the mel bins {self.mel.n_mels}")
         for name, size in (("mel bins", self.mel.n_mels), ("mel frames", self.mel.frames)):
@@ -161,12 +174,30 @@ class ModelSettings:
                 raise ConfigError(
                     f"{name}: {size} is not a multiple of the autoencoder's reduction {self.autoencoder.reduction}"
                 )
-        halvings = 2 ** (len(self.unet.channel_mult) - 1)
+
+    def _check_network(self) -> None:
+        """Raises ConfigError where the network does not fit stems or latents."""
+        network = self.unet
+        if isinstance(network, StemTransformerSettings):
+            channels, _, bins = self.latent_shape
+            found = (network.stems, network.latent_channels, network.latent_bins)
+            if found != (len(self.stems), channels, bins):
+                raise ConfigError(
+                    f"transformer for (stems, channels, bins) {found}, expected those of the latents, "
+                    f"{(len(self.stems), channels, bins)}"
+                )
+            return
+        if network.in_channels != len(self.stems) or network.out_channels != len(self.stems):
+            raise ConfigError(
+                f"unet in_channels {network.in_channels} and out_channels {network.out_channels} "
+                f"must both be the number of stems, {len(self.stems)} ({', '.join(self.stems)})"
+            )
+        halvings = 2 ** (len(network.channel_mult) - 1)
         for name, size in (("time", self.latent_shape[1]), ("frequency", self.latent_shape[2])):
             if size % halvings:
                 raise ConfigError(
                     f"latent {name} size {size} is not a multiple of {halvings}, which the U-Net's "
-                    f"{len(self.unet.channel_mult)} levels need: use fewer levels or a longer window"
+                    f"{len(network.channel_mult)} levels need: use fewer levels or a longer window"
                 )
 
     @property
@@ -191,7 +222,10 @@ class ModelSettings:
         for key, value in values.items():
             if key not in parts:
                 raise ConfigError(f"model settings: unknown key {key!r}, expected one of {', '.join(parts)}")
-            kwargs[key] = settings_from_dict(parts[key], value) if isinstance(value, dict) else _freeze(value)
+            part = parts[key]
+            if key == "unet":
+                part = StemTransformerSettings if "depth" in value else UNetSettings
+            kwargs[key] = settings_from_dict(part, value) if isinstance(value, dict) else _freeze(value)
         return cls(**kwargs)
 
 

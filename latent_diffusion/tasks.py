@@ -10,10 +10,12 @@ from torch import Tensor
 
 from latent_diffusion.diffusion.guidance import Scale
 from latent_diffusion.errors import ConfigError
+from latent_diffusion.plan import Plan
 
 REFINEMENTS = ("mask", "none")
 MASK_EXPONENT = 2.0  # of the mel magnitudes: 2 compares energies
-MEAN_MASK_EXPONENT = 0.6  # of expected stems, which hedge: their masks must be soft
+MEAN_MASK_EXPONENT = 1.2  # of expected stems, which hedge: their masks must be softer
+PLAN_SCALE = 2.0  # of the guidance by a plan
 MASK_ROUNDS = 2  # in which masks are sharpened beyond the width of mel bands
 MOST_MASK_ROUNDS = 20  # each looks further around; there is nothing to gain after the third
 
@@ -33,6 +35,7 @@ class Task:
     guidance_scale: Scale = 1.0
 
     name = "task"
+    plan = None
 
     def generated(self, stems: tuple[str, ...]) -> tuple[str, ...]:
         """The stems that are made, in the model's order."""
@@ -88,9 +91,16 @@ class Separation(Task):
 
 @dataclass(frozen=True)
 class Generation(Task):
-    """All stems from nothing."""
+    """All stems from nothing.
+
+    Args:
+        plan: beats and chords to follow, for networks that take a plan, or one for each item; None for none.
+        plan_scale: how closely it is followed; 1 as in training, more at the cost of a second network call.
+    """
 
     guidance_scale: Scale = 0.0
+    plan: Plan | tuple[Plan, ...] | None = None
+    plan_scale: float = PLAN_SCALE
 
     name = "generation"
 
@@ -102,10 +112,13 @@ class Arrangement(Task):
     Args:
         guidance_scale: 0, the default, ignores the mixture; above it the mixture that the caller passes guides.
         generate: names of the stems to make; the others are kept.
+        plan, plan_scale: as in `Generation`.
     """
 
     guidance_scale: Scale = 0.0
     generate: tuple[str, ...] = ()
+    plan: Plan | tuple[Plan, ...] | None = None
+    plan_scale: float = PLAN_SCALE
 
     name = "arrangement"
 

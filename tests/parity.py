@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from latent_diffusion.checkpoints import read_weights, settings_of
 from latent_diffusion.diffusion import NoiseSchedule, guided_denoiser, sample
+from latent_diffusion.diffusion.guidance import Condition
 from latent_diffusion.diffusion.loss import LossSettings
 from latent_diffusion.ema import EMA
 from latent_diffusion.first_stage import AutoencoderKL, DiagonalGaussian, HiFiGAN, LogMel
@@ -168,12 +169,12 @@ def check_ddim() -> Iterator[Row]:
     f, unet, schedule = load("ddim.npz"), small_unet(), NoiseSchedule()
     mixture, x_t = f["mix_latent"][:, 0], f["x_T"]
     for name, scale, eta in (("g1", 1, 0), ("g0", 0, 0), ("g2", 2, 0), ("eta1", 1, 1)):
-        denoiser = guided_denoiser(unet, mixture, scale)
+        denoiser = guided_denoiser(unet, Condition(mixture), scale)
         noises = queue(f["eta1.step_noise"])
         z = sample(denoiser, x_t.shape, schedule, steps=5, eta=eta, z=x_t, step_noise=noises)
         yield f"ddim.{name}", difference(z, f[f"{name}.sample"]), LATENT
     known = {"known": f["x0"], "mask": f["mask"], "known_noise": queue(f["inpaint.q_noise"])}
-    z = sample(guided_denoiser(unet, mixture, 1), x_t.shape, schedule, steps=5, eta=0.0, z=x_t, **known)
+    z = sample(guided_denoiser(unet, Condition(mixture), 1), x_t.shape, schedule, steps=5, eta=0.0, z=x_t, **known)
     yield "ddim.inpaint", difference(z, f["inpaint.sample"]), LATENT
 
 
@@ -221,7 +222,7 @@ def check_inputs() -> Iterator[Row]:
     c, _ = pipeline.encode(mix(waveforms), f["input.noise_mix"])
     yield "input.c", difference(c, f["input.c"][:, 0]), VAE
     unscaled = posterior.sample(f["scale.noise"]).reshape(f["input.z"].shape)
-    yield "input.scale_factor", difference(tiny_model().latent_scale(unscaled), f["scale.factor"]), LOSS
+    yield "input.scale_factor", difference(tiny_model().latent_statistics(unscaled)[0], f["scale.factor"]), LOSS
 
 
 def check_training() -> Iterator[Row]:
@@ -259,7 +260,7 @@ def check_generation() -> Iterator[Row]:
     f, pipeline = load("lightning_tiny_io.npz"), MultiTrackPipeline.from_checkpoint(TINY)
     x_t, mixture = f["gen.x_T"], f["input.c"][:1, 0]
     for scale in (1, 2):
-        denoiser = guided_denoiser(pipeline.unet, mixture, scale)
+        denoiser = guided_denoiser(pipeline.unet, Condition(mixture), scale)
         z = sample(denoiser, x_t.shape, pipeline.schedule, steps=5, eta=0.0, z=x_t)
         log_mel, waveform = pipeline.decode(z)
         samples = waveform.shape[-1]
@@ -267,7 +268,7 @@ def check_generation() -> Iterator[Row]:
         yield f"gen.g{scale}.mel", difference(log_mel[0], f[f"gen.g{scale}.mel"][:, 0]), DECODED
         yield f"gen.g{scale}.wav", difference(waveform[0], f[f"gen.g{scale}.wav"][:, 0, :samples]), WAV
     model = tiny_model()
-    denoiser = guided_denoiser(model.model.diffusion_model, mixture, 1)
+    denoiser = guided_denoiser(model.model.diffusion_model, Condition(mixture), 1)
     z = sample(denoiser, x_t.shape, model.noise_schedule, steps=5, eta=0.0, z=x_t)
     yield "gen.g1_raw_weights.latent", difference(z, f["gen.g1_raw_weights.latent"]), LATENT
 
@@ -286,7 +287,7 @@ def check_end_to_end() -> Iterator[Row]:
             latents, _ = pipeline.encode(waveforms, f["noise.vae_stems"])
             known = {"known": latents, "mask": mask, "known_noise": queue(f["noise.q"])}
         steps, eta, x_t = int(f["steps"]), float(f["eta"]), f["noise.x_T"]
-        denoiser = guided_denoiser(pipeline.unet, condition, float(f["guidance"]))
+        denoiser = guided_denoiser(pipeline.unet, Condition(condition), float(f["guidance"]))
         noises = queue(f["noise.step"])
         z = sample(denoiser, x_t.shape, pipeline.schedule, steps=steps, eta=eta, z=x_t, step_noise=noises, **known)
         result = pipeline.finish(z, made, waveforms if known else None)

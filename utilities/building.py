@@ -90,6 +90,8 @@ def _build_msgld(config: Config) -> MusicLDM:
         ema_decay=p.ema_decay,
         scale_by_std=p.scale_by_std,
         scale_per_channel=p.scale_per_channel,
+        scale_per_band=p.scale_per_band,
+        given_share=p.given_share,
         learn_logvar=p.learn_logvar,
         logvar_init=p.logvar_init,
         seed=config.seed,
@@ -114,6 +116,7 @@ def _build_msgld(config: Config) -> MusicLDM:
             precision=e.precision,
         ),
         seed=config.seed if e.seed is None else e.seed,
+        draw_plans=e.draw_plans,
     )
     return MusicLDM(model_settings(config), training, evaluation)
 
@@ -124,10 +127,13 @@ def _build_task(config: Config) -> Task:
     Raises:
         ConfigError: options of a separation for another task.
     """
-    from latent_diffusion.tasks import Separation, make_task
+    from latent_diffusion.tasks import Generation, Separation, make_task
 
     e = config.model.params.evaluation_params
     task = make_task(task_name(config), guidance_scale(config), tuple(config.data.params.path.stems_to_inpaint))
+    if e.draw_plans and not isinstance(task, Generation):
+        where = f"{config.path}: model.params.evaluation_params.draw_plans"
+        raise ConfigError(f"{where}: found true, expected false: the task is {task.name}")
     if isinstance(task, Separation):
         return replace(task, refine=e.refine, mask_exponent=e.mask_exponent, mask_rounds=e.mask_rounds)
     for name, plain in {"refine": "none", "average": 1, "passes": 1}.items():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from latent_diffusion.errors import ConfigError, MSGLDError
 from latent_diffusion.models import DEFAULT_MODEL, names_here
+from latent_diffusion.plan import Plan
 from utilities.arguments import Parser, given_name, given_path
 from utilities.evaluation.commands import add_commands
 
@@ -73,7 +74,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--mask-power",
         type=float,
         metavar="P",
-        help="of the magnitudes that masks compare; more decides harder (default: 2, with --sampler mean 0.6)",
+        help="of the magnitudes that masks compare; more decides harder (default: 2, with --sampler mean 1.2)",
     )
     separate.add_argument(
         "--mask-rounds",
@@ -110,6 +111,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="DIR_OR_FILES",
         help="<stem>.wav files, or folders with such",
     )
+    generate.add_argument(
+        "--free",
+        action="store_true",
+        help="follow no plan, as published (default: a tempo and four chords, drawn from the seed)",
+    )
+    for command in (generate, arrange):
+        _add_plan(command)
     arrange.add_argument("--make", type=names, metavar="STEM,...", help="what to make (default: all not given)")
     for command in (separate, generate, arrange):
         _add_common(command)
@@ -118,6 +126,33 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     generate.set_defaults(average=1, passes=1, guidance_interval=(0.0, 1.0))
     arrange.set_defaults(guidance=0.0, average=1, passes=1)
     return parser.parse_args(arguments)
+
+
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    """Options that say what beat and chords are followed."""
+    parser.add_argument("--tempo", type=float, metavar="BPM", help="beats a minute that are followed, steady")
+    parser.add_argument(
+        "--chords",
+        type=str.split,
+        default=[],
+        metavar="'Am F C G'",
+        help="chords to follow, one for each bar, repeated",
+    )
+    parser.add_argument(
+        "--beats-per-bar", type=int, default=4, metavar="N", help="beats of a bar, with --tempo (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--first-beat", type=float, default=0.0, metavar="S", help="when the first bar begins, seconds (default: 0)"
+    )
+
+
+def _plan(options: argparse.Namespace) -> Plan | None:
+    """The plan that was asked for; None for none."""
+    if options.tempo is None:
+        if options.chords:
+            raise ConfigError("--chords: found without --tempo, which says how long a bar lasts; give both")
+        return None
+    return Plan(options.tempo, tuple(options.chords), options.beats_per_bar, options.first_beat)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -139,7 +174,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         "network call, and the default for masks unless the model predicts noise",
     )
     parser.add_argument(
-        "--spacing", help="of the steps: uniform, trailing, logsnr or karras (default: the sampler's own)"
+        "--spacing",
+        help="of the steps: uniform, trailing, logsnr or karras (default: the sampler's own; ddim: trailing)",
     )
     parser.add_argument("--eta", type=float, default=0.0, help="ddim: 0 deterministic (default) to 1 ancestral")
     if not parser.prog.endswith("generate"):
@@ -234,7 +270,7 @@ def _check(options: argparse.Namespace) -> dict:
             options.overlap,
             average=1 if options.average is None else options.average,
             passes=1 if options.passes is None else options.passes,
-            spacing=options.spacing,
+            spacing=options.spacing or ("trailing" if options.sampler in (None, "ddim") else None),
             guidance_interval=tuple(options.guidance_interval),
             precision=options.precision,
         ),
@@ -281,18 +317,25 @@ def _separate(options: argparse.Namespace) -> int:
 def _generate(options: argparse.Namespace) -> int:
     from utilities.songs import describe, generate_song, load_model
 
-    common = _check(options)
+    common, plan = _check(options), _plan(options)
+    if options.free:
+        if plan is not None:
+            raise ConfigError("--free: found beside --tempo; give one of them")
+        plan = Plan()
     pipeline = load_model(options.model, options.device)
-    print(describe(generate_song(pipeline, seconds=options.seconds, continued=options.continued, **common)))
+    made = generate_song(pipeline, seconds=options.seconds, continued=options.continued, plan=plan, **common)
+    followed = None if options.continued else pipeline.plan_for(plan, options.seed)
+    print(describe(made) + ("" if followed is None else f"\nplan: {followed}"))
     return 0
 
 
 def _arrange(options: argparse.Namespace) -> int:
     from utilities.songs import arrange_song, describe, load_model
 
-    common = _check(options)
+    common, plan = _check(options), _plan(options)
     pipeline = load_model(options.model, options.device)
-    print(describe(arrange_song(pipeline, options.given, make=options.make, guidance=options.guidance, **common)))
+    how = {"make": options.make, "guidance": options.guidance, "plan": plan}
+    print(describe(arrange_song(pipeline, options.given, **how, **common)))
     return 0
 
 

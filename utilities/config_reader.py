@@ -27,7 +27,7 @@ MODEL_KINDS = {
 TARGET_KINDS: dict[type, tuple[str, ...]] = {
     schema.DataConfig: ("stem_data",),
     model_schema.ModelConfig: tuple(MODEL_KINDS),
-    model_schema.UNetConfig: ("unet",),
+    model_schema.UNetConfig: ("unet", "stem_transformer"),
     model_schema.FirstStageConfig: ("autoencoder",),
     model_schema.CondStageConfig: ("condition",),
     model_schema.VocoderConfig: ("vocoder", "spectral_vocoder", "griffin_lim"),

@@ -68,9 +68,10 @@ class UNetParams:
     use_scale_shift_norm: bool = key(False, "the time embedding scales and shifts instead of being added")
     dims: int = key(3, "dimensions of the convolutions; only 3 exists here", low=3, high=3)
     num_groups: int = key(32, "groups of GroupNorm, lowered where they do not divide the channels", ours=True, low=1)
-    fold_latent_channels: bool = key(
-        False, "latent channels become channels of a network over (time, frequency): far cheaper", ours=True
-    )
+    width: int = key(384, "StemTransformer alone, as what follows: width of a token", ours=True, low=2)
+    depth: int = key(8, "its blocks", ours=True, low=1)
+    heads: int = key(6, "its attention heads; twice their number must divide the width", ours=True, low=1)
+    kernel_size: int = key(5, "neighbouring frames that a token sees before the first block, odd", ours=True, low=1)
     image_size: int | list[int] | None = unused("the network takes any size")
     num_heads: int | None = unused("heads follow from num_head_channels", -1)
     num_heads_upsample: int | None = unused("heads follow from num_head_channels", -1)
@@ -93,7 +94,9 @@ class UNetParams:
 
 @dataclass
 class UNetConfig:
-    target: str = key("latent_diffusion.unet.UNet3d", "the denoising network")
+    target: str = key(
+        "latent_diffusion.unet.UNet3d", "the denoising network: UNet3d; networks.StemTransformer, far cheaper"
+    )
     params: UNetParams = key(UNetParams, "its settings")
 
 
@@ -221,7 +224,7 @@ class EvaluationParams:
     passes: int = key(1, "separation: 2 looks again at what the first result cuts out", ours=True, low=1)
     refine: str = key("none", "separation: mask cuts the mixture, none vocodes", ours=True, choices=("none", "mask"))
     mask_exponent: float | None = key(
-        None, "of the magnitudes that masks compare; empty: 2, with sampler mean 0.6", ours=True, low=1e-6
+        None, "of the magnitudes that masks compare; empty: 2, with sampler mean 1.2", ours=True, low=1e-6
     )
     mask_rounds: int = key(2, "in which masks tell tones and hits apart within a mel band", ours=True, low=0, high=20)
     eta: float = key(1.0, "noise of DDIM: 0 deterministic, 1 as DDPM", ours=True, low=0, empty=0.0)
@@ -232,6 +235,9 @@ class EvaluationParams:
         [0.0, 1.0], "low and high part of the schedule between which guidance counts", ours=True, low=0, high=1
     )
     precision: str = key("float32", "of the denoising network in sampling", ours=True, choices=PRECISIONS)
+    draw_plans: bool = key(
+        False, "generation, StemTransformer: follow a tempo and chords drawn from each item's seed", ours=True
+    )
     seed: int | None = key(None, "seed of the sampling; empty: the run's seed", ours=True, low=0, high=2**63 - 1)
     batch_size: int | None = key(None, "items of a validation batch; empty: data.params.batch_size", ours=True, low=1)
 
@@ -269,10 +275,14 @@ class MusicLDMParams:
         0.0, "share of training timesteps from the last tenth; the others are uniform", ours=True, low=0, high=1
     )
     channel_power: float = key(
-        0.0, "with scale_per_channel: the loss weighs channels by this power of their spread", ours=True, low=0
+        0.0, "with scale_per_channel or _band: the loss weighs by this power of the spread", ours=True, low=0
     )
     cond_drop_prob: float = key(0.1, "how often the mixture is hidden in training", ours=True, low=0, high=1, empty=0.0)
     scale_per_channel: bool = key(False, "scale_by_std for each latent channel on its own", ours=True)
+    scale_per_band: bool = key(False, "mean and scale of each latent channel and band on their own", ours=True)
+    given_share: float = key(
+        0.0, "StemTransformer: share of training items of which some stems are given clean", ours=True, low=0, high=1
+    )
     weight_decay: float = key(0.01, "of AdamW", ours=True, low=0, empty=0.0)
     snr_gamma: float | None = key(None, "min-SNR weighting of the loss; empty: off", ours=True, low=1e-6)
     batchsize: int | None = unused("see data.params.batch_size")

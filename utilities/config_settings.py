@@ -13,6 +13,7 @@ from latent_diffusion.settings import (
     DiffusionSettings,
     MelSettings,
     ModelSettings,
+    StemTransformerSettings,
     UNetSettings,
     VocoderSettings,
 )
@@ -226,18 +227,36 @@ def model_settings(config: Config) -> ModelSettings:
     _require_equal(f"{where}.latent_t_size", p.latent_t_size, f"mel.target_length {mel.frames} {by}", frames)
     _require_equal(f"{where}.latent_f_size", p.latent_f_size, f"mel.n_mel_channels {mel.n_mels} {by}", bins)
     _require_equal(f"{where}.channels", p.channels, "first_stage_config.params.embed_dim", autoencoder.embed_dim)
+    diffusion = DiffusionSettings(p.timesteps, p.linear_start, p.linear_end, p.parameterization)
+    try:
+        if lookup(p.unet_config.target, ("unet", "stem_transformer"), f"{where}.unet_config.target") == "unet":
+            network = _unet(f"{where}.unet_config.params", u, len(stems), (frames, bins))
+        else:
+            sizes = (len(stems), autoencoder.embed_dim, bins, u.width, u.depth, u.heads, u.kernel_size)
+            network = StemTransformerSettings(*sizes, dropout=u.dropout)
+        return ModelSettings(tuple(stems), mel, autoencoder, vocoder_settings(config), network, diffusion)
+    except ConfigError as error:
+        text = str(error)
+        raise ConfigError(text if text.startswith(str(config.path)) else f"{config.path}: {text}") from None
+
+
+def _unet(where: str, u: UNetParams, stems: int, latent: tuple[int, int]) -> UNetSettings:
+    """The U-Net for latents of (frames, bins).
+
+    Raises:
+        ConfigError: its levels or heads do not fit.
+    """
     halvings = 2 ** (len(u.channel_mult) - 1)
-    for name, size in (("frames", frames), ("bins", bins)):
+    for name, size in zip(("frames", "bins"), latent, strict=True):
         if size % halvings:
             raise ConfigError(
-                f"{where}.unet_config.params.channel_mult: found {len(u.channel_mult)} levels, which need latent "
+                f"{where}.channel_mult: found {len(u.channel_mult)} levels, which need latent "
                 f"{name} in multiples of {halvings}, but there are {size}; use fewer levels or another window"
             )
-    _check_heads(f"{where}.unet_config.params", u)
-    diffusion = DiffusionSettings(p.timesteps, p.linear_start, p.linear_end, p.parameterization)
-    unet = UNetSettings(
-        in_channels=len(stems),
-        out_channels=len(stems),
+    _check_heads(where, u)
+    return UNetSettings(
+        in_channels=stems,
+        out_channels=stems,
         model_channels=u.model_channels,
         num_res_blocks=u.num_res_blocks,
         channel_mult=tuple(u.channel_mult),
@@ -246,13 +265,7 @@ def model_settings(config: Config) -> ModelSettings:
         dropout=u.dropout,
         use_scale_shift_norm=u.use_scale_shift_norm,
         num_groups=u.num_groups,
-        latent_channels=autoencoder.embed_dim if u.fold_latent_channels else 0,
     )
-    try:
-        return ModelSettings(tuple(stems), mel, autoencoder, vocoder_settings(config), unet, diffusion)
-    except ConfigError as error:
-        text = str(error)
-        raise ConfigError(text if text.startswith(str(config.path)) else f"{config.path}: {text}") from None
 
 
 def _require_msgld(config: Config, what: str) -> None:

@@ -23,6 +23,7 @@ OWN_TARGETS: dict[str, str] = {
     "latent_diffusion.first_stage.SpectralVocoder": "spectral_vocoder",
     "latent_diffusion.first_stage.GriffinLim": "griffin_lim",
     "latent_diffusion.unet.UNet3d": "unet",
+    "latent_diffusion.networks.StemTransformer": "stem_transformer",
     "latent_diffusion.first_stage.MixtureCondition": "condition",
     "utilities.data.datamodule.StemDataModule": "stem_data",
 }

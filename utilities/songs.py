@@ -18,6 +18,7 @@ from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.models import find_checkpoint
 from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings
 from latent_diffusion.pipeline.inputs import MonoSource
+from latent_diffusion.plan import Plan
 from latent_diffusion.tasks import MASK_ROUNDS
 from utilities.audio import AudioInfo
 from utilities.streams import FileSource, are_there, write_stems
@@ -223,11 +224,13 @@ def generate_song(
     skip_existing: bool = False,
     quiet: bool = False,
     continued: Path | None = None,
+    plan: Plan | None = None,
 ) -> list[Path]:
     """Make a piece: `out/generated_<seed>/<stem>.<kind>` and `mix.<kind>`. Returns the files; none where skipped.
 
-    With `continued`, a file, which is separated first, or a folder with a file for each stem, the piece begins with
-    that and lies in `out/<its name>_continued_<seed>`.
+    It follows `plan`, or one drawn from the seed (see `MultiTrackPipeline.generate`). With `continued`, a file, which
+    is separated first, or a folder with a file for each stem, the piece begins with that and lies in
+    `out/<its name>_continued_<seed>`.
     """
     name = "generated" if continued is None else f"{_plain_name(continued)}_continued"
     folder, mel = out / f"{name}_{seed}", pipeline.settings.mel
@@ -243,7 +246,7 @@ def generate_song(
     for source in sources:
         source.check()
     with _bar(folder.name, quiet) as progress:
-        pieces = pipeline.stream_generate(seconds, seed, sampling, progress, given)
+        pieces = pipeline.stream_generate(seconds, seed, sampling, progress, given, plan)
         return write_stems(folder, pipeline.stems, pieces, shape, kind, mix=True)
 
 
@@ -296,6 +299,7 @@ def arrange_song(
     kind: str = "wav",
     skip_existing: bool = False,
     quiet: bool = False,
+    plan: Plan | None = None,
 ) -> list[Path]:
     """Make stems for given ones: `out/<name>/<stem>.<kind>` for all stems, and `mix.<kind>`.
 
@@ -318,7 +322,7 @@ def arrange_song(
     for source in given.values():
         source.check()
     with _bar(folder.name, quiet) as progress:
-        pieces: Iterable[Tensor] = pipeline.stream_arrange(given, make, guidance, seed, sampling, progress)
+        pieces: Iterable[Tensor] = pipeline.stream_arrange(given, make, guidance, seed, sampling, progress, plan)
         return write_stems(folder, pipeline.stems, pieces, shape, kind, mix=True)
 
 

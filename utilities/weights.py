@@ -14,6 +14,7 @@ from latent_diffusion.settings import (
     DiffusionSettings,
     MelSettings,
     ModelSettings,
+    StemTransformerSettings,
     UNetSettings,
     VocoderSettings,
 )
@@ -28,6 +29,7 @@ VOCODER_TARGETS = {
     "spectral": "latent_diffusion.first_stage.SpectralVocoder",
     "griffin_lim": "latent_diffusion.first_stage.GriffinLim",
 }
+TRANSFORMER_SIZES = ("width", "depth", "heads", "kernel_size", "dropout")
 SPECTRAL_SIZES = ("width", "blocks", "phase_iterations", "band_iterations")
 ALWAYS = {  # shown even where they are the defaults: what one looks for in a configuration
     "model_channels",
@@ -127,22 +129,29 @@ def _vocoder_facts(s: Summary, v: VocoderSettings) -> list[tuple[str, str]]:
     ]
 
 
-def _msgld_facts(s: Summary, m: ModelSettings) -> list[tuple[str, str]]:
-    u = m.unet
+def _network_facts(u: UNetSettings | StemTransformerSettings) -> list[tuple[str, str]]:
+    if isinstance(u, StemTransformerSettings):
+        return [
+            ("network", "transformer over latent frames"),
+            ("width", f"{u.width}, {u.depth} blocks, {u.heads} heads"),
+        ]
     levels = " ".join(str(u.model_channels * mult) for mult in u.channel_mult)
+    attention = " ".join(str(factor) for factor in u.attention_resolutions) or "none"
+    blocks = f"{u.num_res_blocks} blocks each, attention at {attention}"
+    return [("width", f"{u.model_channels}"), ("levels", f"{len(u.channel_mult)}: {levels} channels, {blocks}")]
+
+
+def _msgld_facts(s: Summary, m: ModelSettings) -> list[tuple[str, str]]:
     channels, frames, bins = m.latent_shape
     guess = "" if s.own else " (names and order as published: the file tells only their number)"
-    attention = " ".join(str(factor) for factor in u.attention_resolutions) or "none"
     window = "" if s.own else f"; the window of {m.mel.frames} frames is the published one, any length works"
-    scale = "missing" if s.scale is None else " ".join(f"{value:.7g}" for value in s.scale)
+    scale = "missing" if s.scale is None else " ".join(f"{value:.7g}" for value in s.scale[:8])
+    if s.scale is not None and len(s.scale) > 8:
+        scale += f" ... ({len(s.scale)} numbers)"
     d = m.diffusion
     return [
         ("stems", f"{len(m.stems)}: {', '.join(m.stems)}{guess}"),
-        ("width", f"{u.model_channels}"),
-        (
-            "levels",
-            f"{len(u.channel_mult)}: {levels} channels, {u.num_res_blocks} blocks each, attention at {attention}",
-        ),
+        *_network_facts(m.unet),
         ("latent", f"{channels} x {frames} x {bins} a stem{window}"),
         ("EMA", "no" if s.ema_updates is None else f"yes, {s.ema_updates:,} updates, decay {s.ema_decay:g}"),
         ("scale factor", scale),
@@ -181,8 +190,9 @@ def snippet_values(s: Summary) -> dict[str, Any]:
         elif s.ema_decay is not None:
             params["ema_decay"] = s.ema_decay
         if s.scale is not None and len(s.scale) > 1:
-            params["scale_per_channel"] = True
-        params |= {"ckpt_path": str(s.path), "unet_config": {"params": _shown(m.unet, UNetSettings())}}
+            by_channel = len(s.scale) == m.autoencoder.embed_dim
+            params["scale_per_channel" if by_channel else "scale_per_band"] = True
+        params |= {"ckpt_path": str(s.path), "unet_config": _unet_config(m.unet)}
         params["first_stage_config"] = {"params": stage}
     elif isinstance(s.settings, AutoencoderSettings):
         params = {"ckpt_path": str(s.path), "embed_dim": s.settings.embed_dim}
@@ -190,6 +200,14 @@ def snippet_values(s: Summary) -> dict[str, Any]:
     else:
         params = {"vocoder_config": {"ckpt_path": str(s.path)} | _vocoder_config(s.settings)}
     return {"data": {"params": data}, "model": {"target": TARGETS[s.kind], "params": params}}
+
+
+def _unet_config(network: UNetSettings | StemTransformerSettings) -> dict[str, Any]:
+    """The keys of `unet_config`."""
+    if isinstance(network, UNetSettings):
+        return {"params": _shown(network, UNetSettings())}
+    params = {name: getattr(network, name) for name in TRANSFORMER_SIZES}
+    return {"target": "latent_diffusion.networks.StemTransformer", "params": params}
 
 
 def _vocoder_config(vocoder: VocoderSettings) -> dict[str, Any]:

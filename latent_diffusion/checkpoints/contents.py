@@ -43,7 +43,7 @@ def group_of(kind: str, key: str) -> str:
             return group_of("autoencoder", key.removeprefix(FIRST_STAGE_PREFIX))
         if key in TABLES:
             return SCHEDULE
-        return {"scale_factor": SCALE, "logvar": LOGVAR}.get(key, OTHER)
+        return {"scale_factor": SCALE, "latent_mean": SCALE, "logvar": LOGVAR}.get(key, OTHER)
     if key.startswith(TRAINING_ONLY):
         return LOSSES
     if kind == "autoencoder":

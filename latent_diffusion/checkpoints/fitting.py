@@ -109,6 +109,11 @@ def has_vocoder(weights: WeightsFile, wanted: VocoderSettings) -> bool:
 
 def check_part(part: str, found: Any, wanted: Any, told: bool, path: Path) -> None:
     """Compare one part's settings; see `check_fits`."""
+    if type(found) is not type(wanted):
+        names = [type(part).__name__.removesuffix("Settings") for part in (found, wanted)]
+        raise CheckpointError(
+            f"{path}: a {names[0]} in the file, a {names[1]} in unet_config.target; set that to the file's"
+        )
     for name, theirs, ours in _differences(found, wanted):
         if name in FREE or (name in UNTOLD and not told):
             continue
@@ -313,7 +318,7 @@ def unet_state(weights: WeightsFile, ema: bool) -> dict[str, Tensor]:
 
 
 def scale_of(weights: WeightsFile) -> Tensor:
-    """The scale factor, float32: (), or (C, 1, 1) for one a latent channel.
+    """The scale factor, float32: (), (C, 1, 1) for each latent channel, or (C, 1, F) for each channel and band.
 
     Raises:
         CheckpointError: missing, or not positive numbers in one of these shapes.
@@ -323,10 +328,29 @@ def scale_of(weights: WeightsFile) -> Tensor:
         raise CheckpointError(f"{weights.path}: lacks 'scale_factor'")
     check_values(scale, weights.path, "'scale_factor'")
     channels = weights.tensors.get(FIRST_STAGE_PREFIX + "post_quant_conv.weight", torch.empty(0, 0)).shape[1]
-    if scale.numel() != 1 and tuple(scale.shape) != (channels, 1, 1):
+    if scale.numel() != 1 and (scale.dim() != 3 or tuple(scale.shape[:2]) != (channels, 1)):
         raise CheckpointError(
-            f"{weights.path}: 'scale_factor' has shape {tuple(scale.shape)}, expected () or (C, 1, 1)"
+            f"{weights.path}: 'scale_factor' has shape {tuple(scale.shape)}, expected (), (C, 1, 1) or (C, 1, F)"
         )
     if not bool((scale > 0).all()):
         raise CheckpointError(f"{weights.path}: 'scale_factor' is not positive")
     return scale.float().reshape(() if scale.numel() == 1 else scale.shape)
+
+
+def mean_of(weights: WeightsFile) -> Tensor:
+    """The latents' mean, float32, shaped as the scale factor; 0 where the file has none, as in published ones.
+
+    Raises:
+        CheckpointError: not finite, or of another shape than the scale factor.
+    """
+    scale = scale_of(weights)
+    mean = weights.tensors.get("latent_mean")
+    if mean is None:
+        return torch.zeros_like(scale)
+    check_values(mean, weights.path, "'latent_mean'")
+    if mean.shape != scale.shape:
+        raise CheckpointError(
+            f"{weights.path}: 'latent_mean' has shape {tuple(mean.shape)}, expected {tuple(scale.shape)}, that of the "
+            "scale factor"
+        )
+    return mean.float()

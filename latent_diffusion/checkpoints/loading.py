@@ -31,6 +31,7 @@ from latent_diffusion.checkpoints.fitting import (
     check_state,
     first_stage_settings_of,
     fit_state,
+    mean_of,
     scale_of,
     settings_of,
     unet_state,
@@ -40,8 +41,8 @@ from latent_diffusion.diffusion import NoiseSchedule
 from latent_diffusion.ema import shadow_name
 from latent_diffusion.errors import CheckpointError
 from latent_diffusion.first_stage import FirstStage, HiFiGAN
+from latent_diffusion.networks import build_network
 from latent_diffusion.settings import ModelSettings, VocoderSettings
-from latent_diffusion.unet import UNet3d
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +126,7 @@ def check_networks(weights: WeightsFile, unet: nn.Module, first_stage: nn.Module
     if first_stage is not None:
         check_state(first_stage, first_stage_state(weights), weights.path, "first stage")
     scale_of(weights)
+    mean_of(weights)
 
 
 def merge_state(
@@ -212,7 +214,7 @@ def _check_vocoder(vocoder: nn.Module, weights: WeightsFile) -> None:
         check_part("vocoder", found, settings, told, weights.path)
 
 
-def build_on_meta(settings: ModelSettings, path: Path) -> tuple[UNet3d, FirstStage, NoiseSchedule]:
+def build_on_meta(settings: ModelSettings, path: Path) -> tuple[nn.Module, FirstStage, NoiseSchedule]:
     """Networks without memory for weights that are about to be replaced.
 
     Raises:
@@ -220,19 +222,21 @@ def build_on_meta(settings: ModelSettings, path: Path) -> tuple[UNet3d, FirstSta
     """
     try:
         with torch.device("meta"):
-            return UNet3d(settings.unet), FirstStage(settings), NoiseSchedule(settings.diffusion)
+            return build_network(settings.unet), FirstStage(settings), NoiseSchedule(settings.diffusion)
     except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise CheckpointError(f"{path}: no network can be built from its settings: {lines[0][:160]}") from None
 
 
-def load_pipeline_parts(path: str | Path) -> tuple[UNet3d, FirstStage, NoiseSchedule, Tensor, ModelSettings]:
+def load_pipeline_parts(
+    path: str | Path,
+) -> tuple[nn.Module, FirstStage, NoiseSchedule, Tensor, Tensor, ModelSettings]:
     """Networks for inference from an MSG-LD checkpoint; averaged weights where it has them.
 
     The file stays mapped, and only the weights in use are ever read from it.
 
     Returns:
-        U-Net, first stage, schedule, scale factor, settings.
+        Network, first stage, schedule, scale factor and mean of the latents, settings.
 
     Raises:
         CheckpointError: see `read_weights` and `fit_state`.
@@ -245,4 +249,4 @@ def load_pipeline_parts(path: str | Path) -> tuple[UNet3d, FirstStage, NoiseSche
     fit_state(unet, unet_state(weights, weights.has_ema), weights.path, "U-Net")
     fit_state(first_stage, first_stage_state(weights), weights.path, "first stage")
     log_left_out(weights, AVERAGED if weights.has_ema else UNET, VAE, VOCODER)
-    return unet, first_stage, schedule, scale, settings
+    return unet, first_stage, schedule, scale, mean_of(weights), settings

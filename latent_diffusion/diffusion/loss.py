@@ -24,8 +24,8 @@ class LossSettings:
         separate_stems: push the one-step denoised stems apart (published `seperate_stem_z`).
         silence_tau: weight errors by exp(log_mel / tau), so that silence counts less; None for none. The published
             formula has the opposite sign and counts silence most.
-        channel_power: with one scale a latent channel, weight the channels by this power of their standard deviations:
-            0 counts all alike (published), 2 as they count in the log-mel.
+        channel_power: with a scale for each latent channel, or channel and band, weight them by this power of their
+            standard deviations: 0 counts all alike (published), 2 as they count in the log-mel.
     """
 
     snr_gamma: float | None = None
@@ -52,32 +52,45 @@ def diffusion_loss(
     Args:
         schedule: says what the output should have been.
         z0, z_t, noise, output: (B, S, C, T, F).
-        t: (B,).
+        t: (B,), or one for each stem (B, S); stems at -1 are given, without noise, and do not count.
         settings: which terms count.
         logvar: (timesteps,) learned log-variance of the error at each step, or None.
         log_mel: (B, S, T * r, M), for silence weighting.
-        latent_std: (C, 1, 1) standard deviations of the unscaled latents, for channel weighting; a scalar weighs none.
+        latent_std: (C, 1, 1) or (C, 1, F), standard deviations of the unscaled latents, for channel weighting; a
+            scalar weighs none.
 
     Returns:
         "loss" (what is minimised), "loss_simple" (the plain error) and "loss_vlb", all scalars.
     """
     error = (output.float() - schedule.target(z0, noise, t)) ** 2
-    per_item = error.flatten(1).mean(1)
-    logs = {"loss_simple": per_item.mean(), "loss_vlb": (schedule.lvlb_weights[t] * per_item).mean()}
-    weighted = per_item
+    made = (t >= 0).to(error)
+    levels = t.clamp(min=0)
+
+    def per_level(error: Tensor) -> Tensor:
+        """Mean error (B,), or (B, S) where stems have levels of their own."""
+        return error.flatten(t.dim()).mean(-1)
+
+    def mean(values: Tensor) -> Tensor:
+        """Over the items' means over the stems that are made."""
+        if t.dim() == 1:
+            return values.mean()
+        return ((values * made).sum(1) / made.sum(1).clamp(min=1)).mean()
+
+    weighted = per_level(error)
+    logs = {"loss_simple": mean(weighted), "loss_vlb": mean(schedule.lvlb_weights[levels] * weighted)}
     if settings.channel_power and latent_std is not None:
         weight = latent_std**settings.channel_power
         error = error * (weight / weight.mean())
-        weighted = error.flatten(1).mean(1)
+        weighted = per_level(error)
     if settings.silence_tau is not None and log_mel is not None:
-        weighted = (error * silence_weights(log_mel, settings.silence_tau, z0)).flatten(1).mean(1)
+        weighted = per_level(error * silence_weights(log_mel, settings.silence_tau, z0))
     if settings.snr_gamma is not None:
-        weighted = weighted * min_snr_weight(schedule, t, settings.snr_gamma)
+        weighted = weighted * min_snr_weight(schedule, levels, settings.snr_gamma)
     if logvar is not None:
-        weighted = weighted / logvar[t].exp() + logvar[t]
-    loss = weighted.mean() + settings.original_elbo_weight * logs["loss_vlb"]
+        weighted = weighted / logvar[levels].exp() + logvar[levels]
+    loss = mean(weighted) + settings.original_elbo_weight * logs["loss_vlb"]
     if settings.separate_stems:
-        loss = loss + SEPARATION_WEIGHT * separation_term(schedule, z_t, output, t)
+        loss = loss + SEPARATION_WEIGHT * separation_term(schedule, z_t, output, levels)
     return {"loss": loss, **logs}
 
 
@@ -99,7 +112,7 @@ def silence_weights(log_mel: Tensor, tau: float, z0: Tensor) -> Tensor:
 def separation_term(schedule: NoiseSchedule, z_t: Tensor, output: Tensor, t: Tensor) -> Tensor:
     """Minus the summed squared distances between the stems after one reverse step without noise, a scalar."""
     noise = schedule.predict_noise(z_t, output.float(), t)
-    shape = (-1, 1, 1, 1, 1)
+    shape = (*t.shape, *[1] * (z_t.dim() - t.dim()))
     beta, abar = schedule.betas[t].reshape(shape), schedule.alphas_cumprod[t].reshape(shape)
     denoised = (z_t - noise * beta / (1 - abar).sqrt()) / (1 - beta).sqrt()
     pairs = combinations(denoised.unbind(1), 2)

@@ -204,6 +204,7 @@ def sample(
     known_noise: RandN | None = None,
     progress: Progress | None = None,
     spacing: str | None = None,
+    given: Tensor | None = None,
 ) -> Tensor:
     """Denoise from pure noise to latents: the only sampling loop.
 
@@ -221,6 +222,7 @@ def sample(
         step_noise, known_noise: draw the noise of each step and of the known stems from these instead.
         progress: called with (steps done, steps) after each network call.
         spacing: where the steps lie, one of `schedule.SPACINGS`; None for the sampler's own.
+        given: stems (S,) bool whose `known` latents are put in without noise, for a denoiser that expects them so.
 
     Returns:
         Latents (B, S, C, T, F), scaled as the network's.
@@ -245,6 +247,8 @@ def sample(
         if mask is not None:
             noised = schedule.add_noise(known, (known_noise or draw)(), t)
             z_t = mask * noised + (1 - mask) * z_t
+        if given is not None:
+            z_t = torch.where(given[:, None, None, None], known, z_t)
         output = denoiser(z_t, t)
         calls += 1
         if progress:
@@ -252,4 +256,5 @@ def sample(
         return z_t, schedule.predict_z0(z_t, output, t), schedule.predict_noise(z_t, output, t)
 
     start = draw() if z is None else z.to(device)
-    return SAMPLERS[sampler](predict, start, levels, eta=eta, randn=step_noise or draw)
+    z = SAMPLERS[sampler](predict, start, levels, eta=eta, randn=step_noise or draw)
+    return z if given is None else torch.where(given[:, None, None, None], known, z)

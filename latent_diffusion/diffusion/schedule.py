@@ -37,12 +37,13 @@ class NoiseSchedule(nn.Module):
         return self.settings.timesteps
 
     def signal_and_noise(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """sqrt(abar_t) and sqrt(1 - abar_t), shaped (B, 1, ...) to multiply `like`; t is (B,)."""
-        abar = self.alphas_cumprod[t].reshape(-1, *[1] * (like.dim() - 1))
+        """sqrt(abar_t) and sqrt(1 - abar_t), shaped to multiply `like`; t is (B,) or (B, S), -1 being without noise."""
+        abar = torch.where(t < 0, 1.0, self.alphas_cumprod[t.clamp(min=0)])
+        abar = abar.reshape(*t.shape, *[1] * (like.dim() - t.dim()))
         return abar.sqrt(), (1.0 - abar).sqrt()
 
     def add_noise(self, z0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """q(z_t | z_0): z0 and noise (B, ...), t (B,) -> (B, ...)."""
+        """q(z_t | z_0): z0 and noise (B, S, ...), t (B,) or one for each stem (B, S), -1 for none -> (B, S, ...)."""
         signal, sigma = self.signal_and_noise(t, z0)
         return signal * z0 + sigma * noise
 

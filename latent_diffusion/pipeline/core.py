@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
 from latent_diffusion.diffusion import NoiseSchedule, guided_denoiser, sample
+from latent_diffusion.diffusion.guidance import Condition
 from latent_diffusion.diffusion.samplers import Denoiser, Progress
 from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.first_stage import DiagonalGaussian, FirstStage
@@ -16,7 +18,8 @@ from latent_diffusion.noise import NoiseSource, generators, randn
 from latent_diffusion.pipeline.masking import mask_mixture
 from latent_diffusion.pipeline.results import POSTERIOR_MEAN, PRECISIONS, MultiTrackResult, SamplingSettings, mix
 from latent_diffusion.pipeline.windows import Windows, blended_denoiser
-from latent_diffusion.settings import ModelSettings
+from latent_diffusion.plan import Plan
+from latent_diffusion.settings import ModelSettings, StemTransformerSettings
 from latent_diffusion.tasks import MASK_ROUNDS, Separation, Task
 
 DEFAULT_OVERLAP = SamplingSettings.overlap
@@ -30,8 +33,10 @@ class LatentPipeline:
         unet: the denoiser.
         first_stage: log-mel, VAE and vocoder.
         schedule: the noise schedule.
-        scale_factor: multiplies latents after encoding; a scalar, or one number a latent channel (C, 1, 1).
+        scale_factor: multiplies latents after encoding; a scalar, one number for each latent channel (C, 1, 1), or for
+            each channel and band (C, 1, F).
         settings: the model's description.
+        latent_mean: is taken off before, shaped alike; None for 0, as published.
     """
 
     def __init__(
@@ -41,8 +46,10 @@ class LatentPipeline:
         schedule: NoiseSchedule,
         scale_factor: Tensor,
         settings: ModelSettings,
+        latent_mean: Tensor | None = None,
     ):
         self.unet, self.first_stage, self.schedule = unet, first_stage, schedule
+        self.latent_mean = torch.zeros_like(scale_factor) if latent_mean is None else latent_mean
         self.scale_factor, self.settings = scale_factor, settings
 
     @property
@@ -104,15 +111,19 @@ class LatentPipeline:
 
     def draw(self, posterior: DiagonalGaussian, noise: NoiseSource = None) -> Tensor:
         """Scaled latents: a sample of the first stage's posterior, of the posterior's shape."""
-        return posterior.sample(noise) * self.scale_factor
+        return (posterior.sample(noise) - self.latent_mean) * self.scale_factor
+
+    def undo_scale(self, z: Tensor) -> Tensor:
+        """Latents as the first stage knows them, of scaled ones."""
+        return z / self.scale_factor + self.latent_mean
 
     @torch.no_grad()
     def decode_log_mels(self, z: Tensor, overlap: float = DEFAULT_OVERLAP) -> Tensor:
         """Log-mels (..., T, M) of scaled latents (..., C, T/r, F), blended from windows where there are several."""
         windows = self.windows(z.shape[-2], overlap)
         if windows is None:
-            return self.first_stage.latents_to_log_mel(z / self.scale_factor)
-        cut = windows.cut((z / self.scale_factor).reshape(-1, *z.shape[-3:]))  # (P, W, C, T/r, F)
+            return self.first_stage.latents_to_log_mel(self.undo_scale(z))
+        cut = windows.cut(self.undo_scale(z).reshape(-1, *z.shape[-3:]))  # (P, W, C, T/r, F)
         log_mels = torch.stack([self.first_stage.latents_to_log_mel(part) for part in cut.unbind(1)], dim=1)
         blended = windows.scaled(self.settings.autoencoder.reduction).blend(log_mels)
         return blended.reshape(*z.shape[:-3], *blended.shape[-2:])
@@ -169,12 +180,14 @@ class LatentPipeline:
         progress: Progress | None = None,
         head: Tensor | None = None,
         on_batch: Callable[[], None] | None = None,
+        starts: Sequence[int] | None = None,
     ) -> Tensor:
         """Sample the latents of a task; arguments as in `run`, without averaging, and
 
         Args:
             head: (B, S, C, H, F), latents that the stems to be made begin with: what comes after goes on from them.
             on_batch: called after each prediction for some windows, where N is longer than one.
+            starts: latent frame of the plan that each item (B,) begins with; None for 0.
 
         Returns:
             (B, S, C, T/r, F), scaled.
@@ -195,13 +208,15 @@ class LatentPipeline:
         reference = mixture if mixture is not None else stems
         samples = self.settings.mel.window_samples if reference is None else reference.shape[-1]
         shape = (len(seeds), len(self.stems), *self.latent_shape(samples))
-        known = mask = None
+        known = mask = given = None
         if kept_mask is not None or head is not None:
             known = torch.zeros(shape, device=self.device)
             mask = torch.zeros(1, shape[1], 1, shape[3], 1, device=self.device)
         if kept_mask is not None:
             stems = stems.to(self.device)
             mask += kept_mask.to(self.device)
+            if isinstance(self.settings.unet, StemTransformerSettings):
+                given = kept_mask.flatten().bool().to(self.device)
             for i in [i for i, stem in enumerate(self.stems) if stem not in made]:
                 known[:, i] = self.encode(stems[:, i], sources, s.overlap)[0]
         if head is not None:
@@ -213,23 +228,41 @@ class LatentPipeline:
         if windows is None and len(seeds) > s.batch_size and s.average > 1:
             windows = Windows(shape[3], shape[3], 0)
 
-        def guided(condition: Tensor | None) -> Denoiser:
+        told = Condition(condition, self._plan_rows(task, shape, starts), given)
+        if condition is None and told.plan is not None:
+            scales = task.plan_scale
+
+        def guided(told: Condition) -> Denoiser:
             unet = _in_precision(self.unet, s.precision)
-            return guided_denoiser(unet, condition, scales, tuple(s.guidance_interval), self.schedule.num_timesteps)
+            return guided_denoiser(unet, told, scales, tuple(s.guidance_interval), self.schedule.num_timesteps)
 
         if windows is None:
-            denoiser = guided(condition)
+            denoiser = guided(told)
         else:
-            denoiser = blended_denoiser(lambda z, t, c: guided(c)(z, t), condition, windows, s.batch_size, on_batch)
+            denoiser = blended_denoiser(lambda z, t, c: guided(c)(z, t), told, windows, s.batch_size, on_batch)
         how = {"sampler": s.sampler, "steps": s.steps, "eta": s.eta, "spacing": s.spacing}
         if s.sampler == POSTERIOR_MEAN:  # the last timestep's guess of z0, without noise
             how = {"sampler": "ddim", "steps": 1, "eta": 0.0, "spacing": "trailing"}
-        z = sample(denoiser, shape, self.schedule, **how, known=known, mask=mask, noise=sources, progress=progress)
+        z = sample(
+            denoiser, shape, self.schedule, **how, known=known, mask=mask, noise=sources, progress=progress, given=given
+        )
         for done in range(1, s.passes):
             z = torch.lerp(z, self._look_again(z, mixture, denoiser, sources, s), 1 / (done + 1))  # the mean of all
             if progress:
                 progress(s.calls - s.passes + done + 1, s.calls)
         return z
+
+    def _plan_rows(self, task: Task, shape: tuple[int, ...], starts: Sequence[int] | None) -> Tensor | None:
+        """The task's plan for items of a shape (B, S, C, T, F): (B, P, T), or None."""
+        if task.plan is None:
+            return None
+        if not isinstance(self.settings.unet, StemTransformerSettings):
+            raise ConfigError("plan: the model's network takes none; use a StemTransformer, or no tempo and no chords")
+        seconds = self.latent_hop / self.settings.mel.sample_rate
+        places = np.asarray([0] * shape[0] if starts is None else starts)[:, None] + np.arange(shape[3]) + 0.5
+        plans = [task.plan] * shape[0] if isinstance(task.plan, Plan) else task.plan
+        rows = np.stack([plan.rows(times * seconds) for plan, times in zip(plans, places, strict=True)])
+        return torch.from_numpy(rows).to(self.device)
 
     def _check_separation_settings(self, task: Task, sampling: SamplingSettings) -> None:
         """Raises ConfigError for settings that only make sense for a separation, or not for this network."""
@@ -338,8 +371,8 @@ def _in_precision(unet: nn.Module, precision: str) -> Callable[..., Tensor]:
     if precision == "float32":
         return unet
 
-    def call(z: Tensor, t: Tensor, mixture: Tensor | None) -> Tensor:
+    def call(z: Tensor, *told: Tensor | None) -> Tensor:
         with torch.autocast(z.device.type, PRECISIONS[precision]):
-            return unet(z, t, mixture).to(z.dtype)
+            return unet(z, *told).to(z.dtype)
 
     return call

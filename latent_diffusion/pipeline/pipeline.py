@@ -12,7 +12,7 @@ from torch import Tensor
 
 from latent_diffusion.diffusion.guidance import Scale
 from latent_diffusion.diffusion.samplers import Progress
-from latent_diffusion.errors import DataError
+from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.models import find_checkpoint
 from latent_diffusion.pipeline.continuation import go_on
 from latent_diffusion.pipeline.core import LatentPipeline
@@ -20,6 +20,8 @@ from latent_diffusion.pipeline.inputs import ArraySource, AudioSource, MonoSourc
 from latent_diffusion.pipeline.masking import MaskFilter, filter_stream
 from latent_diffusion.pipeline.results import MEAN_AVERAGE, MEAN_PASSES, POSTERIOR_MEAN, SamplingSettings, mix
 from latent_diffusion.pipeline.sections import Job, run_sections
+from latent_diffusion.plan import Plan, drawn_plan
+from latent_diffusion.settings import StemTransformerSettings
 from latent_diffusion.tasks import MASK_ROUNDS, Arrangement, Generation, Separation
 
 Guidance = Scale | Mapping[str, float]
@@ -48,11 +50,11 @@ class MultiTrackPipeline(LatentPipeline):
         """
         from latent_diffusion.checkpoints import load_pipeline_parts
 
-        unet, first_stage, schedule, scale_factor, settings = load_pipeline_parts(find_checkpoint(path, "model"))
+        unet, first_stage, schedule, scale, mean, settings = load_pipeline_parts(find_checkpoint(path, "model"))
         parts = [part.to(device).eval().requires_grad_(False) for part in (unet, first_stage, schedule)]
         if torch.device(device).type == "cpu":  # the VAE's convolutions take about two thirds of the time so
             parts[1].to(memory_format=torch.channels_last)
-        return cls(*parts, scale_factor.to(device), settings)
+        return cls(*parts, scale.to(device), settings, mean.to(device))
 
     def suited_sampling(self, refine: str = "none") -> SamplingSettings:
         """What is sampled with where nothing else is asked for.
@@ -63,7 +65,7 @@ class MultiTrackPipeline(LatentPipeline):
         """
         if refine == "mask" and self.schedule.settings.parameterization != "eps":
             return SamplingSettings(POSTERIOR_MEAN, average=MEAN_AVERAGE, passes=MEAN_PASSES)
-        return SamplingSettings("ddim", steps=50, eta=0.0)
+        return SamplingSettings("ddim", steps=50, eta=0.0, spacing="trailing")
 
     # Whole waveforms.
 
@@ -92,7 +94,7 @@ class MultiTrackPipeline(LatentPipeline):
                 vocoder.
             refine: "mask" for stems cut out of the mixture itself by the model's log-mels, which sum to the mixture;
                 "none" for what the vocoder makes of the log-mels.
-            mask_exponent: of the magnitudes that the masks compare; more decides harder. None: 2, and 0.6 for the
+            mask_exponent: of the magnitudes that the masks compare; more decides harder. None: 2, and 1.2 for the
                 sampler "mean".
             mask_rounds: in which the masks are sharpened; 0: as wide as mel bands.
 
@@ -118,6 +120,7 @@ class MultiTrackPipeline(LatentPipeline):
         progress: Progress | None = None,
         continue_from: Waveform | Mapping[str, Waveform] | None = None,
         sample_rate: int | None = None,
+        plan: Plan | None = None,
     ) -> dict[str, Tensor]:
         """Make all stems from nothing, or go on from a recording.
 
@@ -127,6 +130,8 @@ class MultiTrackPipeline(LatentPipeline):
             continue_from: what to go on from: all stems by name, or a mixture, which is separated first. The result
                 begins with them, as the model hears them.
             sample_rate: of `continue_from`, hz.
+            plan: tempo and chords to follow; `Plan()` leaves both free. None draws them from the seed where the network
+                takes a plan and nothing is continued.
 
         Returns:
             {stem: (1, samples)} at the model's rate.
@@ -141,7 +146,7 @@ class MultiTrackPipeline(LatentPipeline):
             given = {name: ArraySource(x, sample_rate, name) for name, x in continue_from.items()}
         elif continue_from is not None:
             given = ArraySource(continue_from, sample_rate, "continue_from")
-        return self._collect(self.stream_generate(seconds, seed, sampling, progress, given))
+        return self._collect(self.stream_generate(seconds, seed, sampling, progress, given, plan))
 
     def arrange(
         self,
@@ -152,6 +157,7 @@ class MultiTrackPipeline(LatentPipeline):
         seed: int = 0,
         sampling: SamplingSettings | None = None,
         progress: Progress | None = None,
+        plan: Plan | None = None,
     ) -> dict[str, Tensor]:
         """Make the missing stems for given ones.
 
@@ -161,6 +167,7 @@ class MultiTrackPipeline(LatentPipeline):
             generate: stems to make; None for all that are not given.
             guidance_scale: above 0 the mixture of the given stems guides, too; stems that are not named have 0.
             seed, sampling, progress: as in `separate`.
+            plan: the given stems' tempo and chords, where they are known; None leaves them to the model's ear.
 
         Returns:
             {stem: (1, samples)} at the model's rate, the given ones unchanged but for rate and channels
@@ -171,7 +178,7 @@ class MultiTrackPipeline(LatentPipeline):
         """
         made = self._stems_to_make(stems, generate)
         sources = {name: ArraySource(x, sample_rate, name) for name, x in stems.items() if name not in made}
-        return self._collect(self.stream_arrange(sources, made, guidance_scale, seed, sampling, progress))
+        return self._collect(self.stream_arrange(sources, made, guidance_scale, seed, sampling, progress, plan))
 
     # Piece by piece.
 
@@ -205,14 +212,23 @@ class MultiTrackPipeline(LatentPipeline):
         sampling: SamplingSettings | None = None,
         progress: Progress | None = None,
         continue_from: AudioSource | Mapping[str, AudioSource] | None = None,
+        plan: Plan | None = None,
     ) -> Iterator[Tensor]:
         """As `generate`; yields (S, 1, n), one after the other. `progress` counts a separation on its own, before."""
         s, samples = sampling or self.suited_sampling(), self.samples_of(seconds)
         if continue_from is not None:
+            if plan is not None:
+                raise ConfigError("plan: found beside continue_from, which has a beat of its own; leave one out")
             recording = self._recording(continue_from, seed, s, progress)
             return go_on(self, recording, samples, seed, s, progress)
-        job = Job(Generation(), samples, None, None, seed)
+        job = Job(Generation(plan=self.plan_for(plan, seed)), samples, None, None, seed)
         return _cut(run_sections(self, job, s, progress=progress), samples)
+
+    def plan_for(self, plan: Plan | None, seed: int) -> Plan | None:
+        """What a generation follows: the plan asked for, else one drawn from the seed, if the network takes any."""
+        if plan is None and isinstance(self.settings.unet, StemTransformerSettings):
+            return drawn_plan(seed)
+        return None if plan == Plan() else plan
 
     def samples_of(self, seconds: float | None) -> int:
         """Length of what is made in samples at the model's rate; None means one window.
@@ -260,6 +276,7 @@ class MultiTrackPipeline(LatentPipeline):
         seed: int = 0,
         sampling: SamplingSettings | None = None,
         progress: Progress | None = None,
+        plan: Plan | None = None,
     ) -> Iterator[Tensor]:
         """As `arrange`, from an `AudioSource` for each given stem; yields (S, 1, n), one after the other."""
         s, rate = sampling or self.suited_sampling(), self.settings.mel.sample_rate
@@ -271,7 +288,7 @@ class MultiTrackPipeline(LatentPipeline):
             silence = torch.zeros(1, count)
             return torch.cat([given[name].read(start, count) if name in given else silence for name in self.stems])
 
-        task = Arrangement(resolve_guidance(guidance_scale, self.stems, 0.0), generate=made)
+        task = Arrangement(resolve_guidance(guidance_scale, self.stems, 0.0), generate=made, plan=plan)
         mixture = (lambda a, n: mix(read(a, n))) if task.needs_mixture else None
         return _cut(run_sections(self, Job(task, samples, mixture, read, seed), s, progress=progress), samples)
 

@@ -159,7 +159,8 @@ def _sections(
                 tick(steps * section.batches)
 
         head = None if tail is None or not section.head else tail
-        z = pipeline.denoise(job.task, mixture, stems, seeds, sampling, on_step, head, on_batch)
+        starts = [section.start + i // sampling.average * sampled for i in range(len(seeds))]
+        z = pipeline.denoise(job.task, mixture, stems, seeds, sampling, on_step, head, on_batch, starts)
         if head is not None:  # what was to be kept came back close to what it was; go over from one to the other
             fade = (torch.arange(section.head, device=z.device) + 0.5) / section.head
             z[..., : section.head, :] = torch.lerp(head, z[..., : section.head, :], fade[:, None])

@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from latent_diffusion.diffusion.guidance import Condition
 from latent_diffusion.diffusion.samplers import Denoiser
 
-# (windows (P, S, C, T, F), t (P,), their conditions (P, C, T, F) or None) -> network output (P, S, C, T, F)
-WindowDenoiser = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+# (windows (P, S, C, T, F), t (P,), their condition) -> network output (P, S, C, T, F)
+WindowDenoiser = Callable[[Tensor, Tensor, Condition], Tensor]
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Windows:
 
 def blended_denoiser(
     denoise: WindowDenoiser,
-    condition: Tensor | None,
+    condition: Condition,
     windows: Windows,
     batch_size: int,
     on_batch: Callable[[], None] | None = None,
@@ -87,7 +88,7 @@ def blended_denoiser(
 
     Args:
         denoise: predicts for some windows.
-        condition: of the whole (B, C, T, F), or None.
+        condition: of the whole.
         windows: where on the time axis (T) the windows lie.
         batch_size: windows that are predicted at once.
         on_batch: called after each prediction.
@@ -95,7 +96,7 @@ def blended_denoiser(
     Returns:
         Function (z_t (B, S, C, T, F), t (B,)) -> weighted average of the windows' predictions, of z_t's shape.
     """
-    conditions = None if condition is None else rearrange(windows.cut(condition), "b w ... -> (b w) ...")
+    conditions = condition.each(lambda x: rearrange(windows.cut(x), "b w ... -> (b w) ..."))
 
     def blended(z: Tensor, t: Tensor) -> Tensor:
         cut = rearrange(windows.cut(z), "b w ... -> (b w) ...")
@@ -103,7 +104,7 @@ def blended_denoiser(
         outputs = []
         for start in range(0, len(cut), batch_size):
             part = slice(start, start + batch_size)
-            outputs.append(denoise(cut[part], times[part], None if conditions is None else conditions[part]))
+            outputs.append(denoise(cut[part], times[part], conditions.each(lambda x, part=part: x[part])))
             if on_batch:
                 on_batch()
         return windows.blend(rearrange(torch.cat(outputs), "(b w) ... -> b w ...", w=len(windows)))

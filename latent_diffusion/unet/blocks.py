@@ -31,19 +31,8 @@ def timestep_embedding(timesteps: Tensor, width: int, max_period: float = 10_000
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-class FlatConv3d(nn.Conv3d):
-    """A 3-D convolution of depth 1 over a volume of depth 1. PyTorch takes a slow path for these on the CPU in 3-D."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, c_in, 1, T, F) -> (B, c_out, 1, T', F')."""
-        weight, stride, padding = self.weight[:, :, 0], self.stride[1:], self.padding[1:]
-        return F.conv2d(x[:, :, 0], weight, self.bias, stride, padding)[:, :, None]
-
-
-def conv3x3(c_in: int, c_out: int, s: UNetSettings, stride: int = 1) -> nn.Conv3d:
-    """The convolution that all blocks share; it spans neighbouring latent channels unless those are folded."""
-    if s.latent_channels:
-        return FlatConv3d(c_in, c_out, (1, 3, 3), stride=(1, stride, stride), padding=(0, 1, 1))
+def conv3x3(c_in: int, c_out: int, stride: int = 1) -> nn.Conv3d:
+    """The convolution that all blocks share; a stride halves time and frequency only."""
     return nn.Conv3d(c_in, c_out, 3, stride=(1, stride, stride), padding=1)
 
 
@@ -59,16 +48,15 @@ class ResBlock(nn.Module):
     def __init__(self, c_in: int, c_out: int, embedding: int, s: UNetSettings):
         super().__init__()
         self.scale_shift = s.use_scale_shift_norm
-        self.in_layers = nn.Sequential(group_norm(c_in, s.num_groups, NORM_EPS), nn.SiLU(), conv3x3(c_in, c_out, s))
+        self.in_layers = nn.Sequential(group_norm(c_in, s.num_groups, NORM_EPS), nn.SiLU(), conv3x3(c_in, c_out))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, c_out * (2 if self.scale_shift else 1)))
         self.out_layers = nn.Sequential(
             group_norm(c_out, s.num_groups, NORM_EPS),
             nn.SiLU(),
             nn.Dropout(s.dropout),
-            zero_init(conv3x3(c_out, c_out, s)),
+            zero_init(conv3x3(c_out, c_out)),
         )
-        conv = FlatConv3d if s.latent_channels else nn.Conv3d
-        self.skip_connection = nn.Identity() if c_in == c_out else conv(c_in, c_out, 1)
+        self.skip_connection = nn.Identity() if c_in == c_out else nn.Conv3d(c_in, c_out, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """(B, c_in, C, T, F), (B, embedding) -> (B, c_out, C, T, F)."""
@@ -110,7 +98,7 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int, s: UNetSettings):
         super().__init__()
-        self.op = conv3x3(channels, channels, s, stride=2)
+        self.op = conv3x3(channels, channels, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c, C, T, F) -> (B, c, C, T/2, F/2)."""
@@ -122,7 +110,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int, s: UNetSettings):
         super().__init__()
-        self.conv = conv3x3(channels, channels, s)
+        self.conv = conv3x3(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c, C, T, F) -> (B, c, C, 2T, 2F)."""

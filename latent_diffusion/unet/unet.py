@@ -26,9 +26,6 @@ class UNet3d(nn.Module):
     The stems are the channels of the first convolution and (latent channel, time, frequency) its volume. The mixture's
     latent needs no weights: it is average-pooled to every resolution and added, broadcast over channels, to the input
     of every input block and of every output block. Zeros, or None, mean "no mixture".
-
-    With folded latent channels (`settings.latent_channels`) the volume is (1, time, frequency), and the mixture's
-    latent is one more input beside the stems' instead of being added.
     """
 
     def __init__(self, settings: UNetSettings | None = None):
@@ -41,10 +38,7 @@ class UNet3d(nn.Module):
             attention = [AttentionBlock(c_out, s)] if factor in s.attention_resolutions else []
             return [ResBlock(c_in, c_out, embedding, s), *attention]
 
-        c_in, c_out = s.in_channels, s.out_channels
-        if s.latent_channels:
-            c_in, c_out = (s.in_channels + 1) * s.latent_channels, s.out_channels * s.latent_channels
-        self.input_blocks = nn.ModuleList([BlockSequence(conv3x3(c_in, width, s))])
+        self.input_blocks = nn.ModuleList([BlockSequence(conv3x3(s.in_channels, width))])
         skips, channels, last = [width], width, len(s.channel_mult) - 1
         for level, mult in enumerate(s.channel_mult):
             for _ in range(s.num_res_blocks):
@@ -73,7 +67,7 @@ class UNet3d(nn.Module):
         self.out = nn.Sequential(
             group_norm(channels, s.num_groups, NORM_EPS),
             nn.SiLU(),
-            zero_init(conv3x3(channels, c_out, s)),
+            zero_init(conv3x3(channels, s.out_channels)),
         )
 
     def forward(self, x: Tensor, timesteps: Tensor, mixture: Tensor | None = None) -> Tensor:
@@ -88,14 +82,7 @@ class UNet3d(nn.Module):
             (B, S, C, T, F).
         """
         embedding = self.time_embed(timestep_embedding(timesteps, self.settings.model_channels).to(x.dtype))
-        if self.settings.latent_channels:
-            mixture = torch.zeros_like(x[:, 0]) if mixture is None else mixture.to(x.dtype)
-            folded = torch.cat([x.flatten(1, 2), mixture], dim=1)[:, :, None]
-            return self._run(folded, embedding, self.condition_pyramid(None)).reshape(x.shape)
-        return self._run(x, embedding, self.condition_pyramid(mixture))
-
-    def _run(self, x: Tensor, embedding: Tensor, pyramid: list[Tensor | None]) -> Tensor:
-        """The network's blocks, with the condition of every resolution."""
+        pyramid = self.condition_pyramid(mixture)
         level, skips, h = 0, [], x
         for block in self.input_blocks:
             h = block(_add(h, pyramid[level]), embedding)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from latent_diffusion.diffusion import SAMPLERS, SPACINGS, NoiseSchedule, guided_denoiser, noise_levels, sample
+from latent_diffusion.diffusion.guidance import Condition
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.noise import generators
 from latent_diffusion.settings import DiffusionSettings
@@ -326,7 +327,7 @@ class CountingNetwork(nn.Module):
 )
 def test_guidance(scale: float | list[float], call: tuple[int, bool]) -> None:
     network, z, mixture = CountingNetwork(), random(3, 2, 4, 5, 6), random(3, 4, 5, 6, seed=1)
-    output = guided_denoiser(network, mixture, scale)(z, torch.tensor([3, 2, 1]))
+    output = guided_denoiser(network, Condition(mixture), scale)(z, torch.tensor([3, 2, 1]))
     assert network.calls == [call]
     weight = torch.as_tensor(scale, dtype=torch.float32).reshape(1, -1, 1, 1, 1)
     torch.testing.assert_close(output, z * (1 + weight * mixture[:, None]))
@@ -334,7 +335,9 @@ def test_guidance(scale: float | list[float], call: tuple[int, bool]) -> None:
 
 def test_guidance_without_a_mixture() -> None:
     network, z = CountingNetwork(), random(3, 2, 4, 5, 6)
-    assert torch.equal(guided_denoiser(network, None, 4.0)(z, torch.zeros(3)), z) and network.calls == [(3, False)]
+    assert torch.equal(guided_denoiser(network, Condition(None), 4.0)(z, torch.zeros(3)), z) and network.calls == [
+        (3, False)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -343,6 +346,6 @@ def test_guidance_without_a_mixture() -> None:
 def test_guidance_on_a_part_of_the_schedule(t: int, guided: bool) -> None:
     """Outside the interval one branch runs, the conditional one."""
     network, z, mixture = CountingNetwork(), random(3, 2, 4, 5, 6), random(3, 4, 5, 6, seed=1)
-    output = guided_denoiser(network, mixture, 2.5, (0.2, 0.95))(z, torch.full((3,), t))
+    output = guided_denoiser(network, Condition(mixture), 2.5, (0.2, 0.95))(z, torch.full((3,), t))
     assert network.calls == [(6 if guided else 3, True)]
     torch.testing.assert_close(output, z * (1 + (2.5 if guided else 1.0) * mixture[:, None]))

@@ -78,7 +78,7 @@ def test_learns_and_leaves_the_first_stage_alone() -> None:
                 float(module.losses(b, module.step_generator(2, i), 0.0)["loss"]) for i in range(8) for b in held_out
             )
 
-    module._set_scale(module.latent_scale(module.pipeline.encode(held_out[0]["stems"])[0]))
+    module._set_scale(*module.latent_statistics(module.pipeline.encode(held_out[0]["stems"])[0]))
     start = loss()
     recorder = fit(module, [batch(4, seed=i) for i in range(10)], 60)
     assert loss() < 0.7 * start

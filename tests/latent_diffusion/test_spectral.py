@@ -148,7 +148,7 @@ def test_a_trained_model_takes_another_vocoder(own: VocoderSettings, tmp_path: P
     made = checkpoint(tmp_path / "v.ckpt")
     model = model_file(tmp_path / "model.ckpt", own)
     joined = convert(tmp_path / "model.ckpt", tmp_path / "joined.safetensors", vocoder=tmp_path / "v.ckpt")
-    unet, first_stage, _, _, settings = load_pipeline_parts(joined)
+    unet, first_stage, _, _, _, settings = load_pipeline_parts(joined)
     assert settings == replace(model.settings, vocoder=SMALL)
     assert same(first_stage.vocoder, made) and same(first_stage.decoder, model.first_stage_model.decoder)
     waveform = first_stage.log_mel_to_waveform(torch.full((2, 32, 16), -3.0))

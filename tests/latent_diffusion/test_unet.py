@@ -10,7 +10,6 @@ from torch import Tensor
 
 from latent_diffusion.settings import UNetSettings
 from latent_diffusion.unet import UNet3d
-from latent_diffusion.unet.blocks import FlatConv3d
 
 SMALL = UNetSettings(2, 2, 8, 1, (1, 2), (2,), num_head_channels=8, num_groups=4)
 
@@ -123,37 +122,3 @@ def test_groups_that_do_not_divide_are_lowered(width: int) -> None:
     network = unet(replace(SMALL, model_channels=width, num_head_channels=width, num_groups=32))
     with torch.no_grad():
         assert bool(network(*inputs(1, 2, 4, 8, 4)).isfinite().all())
-
-
-FOLDED = replace(SMALL, in_channels=3, out_channels=3, latent_channels=5)
-
-
-def test_folded_latent_channels() -> None:
-    """No mixture means zeros, and every latent channel of the output sees every one of the input."""
-    network = unet(FOLDED)
-    x, t, mixture = inputs(2, 3, 5, 12, 4)
-    with torch.no_grad():
-        plain = network(x, t)
-        assert plain.shape == x.shape
-        assert network(x.repeat(1, 1, 1, 3, 1), t).shape == (2, 3, 5, 36, 4)
-        torch.testing.assert_close(plain, network(x, t, torch.zeros_like(mixture)))
-        assert not torch.allclose(plain, network(x, t, mixture))
-        changed = x.clone()
-        changed[:, 2, 4] += 1.0
-        assert ((network(changed, t) - plain).abs().amax((0, 3, 4)) > 1e-6).all()
-
-
-def test_folded_convolutions_leave_the_volume_flat() -> None:
-    kernels = {m.kernel_size for m in unet(FOLDED).modules() if isinstance(m, torch.nn.Conv3d)}
-    assert kernels == {(1, 3, 3), (1, 1, 1)}
-
-
-def test_flat_convolutions_are_3d_ones() -> None:
-    """Same keys and values as the 3-D convolution that they stand for."""
-    torch.manual_seed(0)
-    x = torch.randn(2, 6, 1, 12, 8)
-    for size, stride, padding in (((1, 3, 3), (1, 1, 1), (0, 1, 1)), ((1, 3, 3), (1, 2, 2), (0, 1, 1)), (1, 1, 0)):
-        flat = FlatConv3d(6, 5, size, stride=stride, padding=padding)
-        plain = torch.nn.Conv3d(6, 5, size, stride=stride, padding=padding)
-        plain.load_state_dict(flat.state_dict())
-        torch.testing.assert_close(flat(x), plain(x), atol=1e-5, rtol=0)

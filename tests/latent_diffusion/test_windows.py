@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.diffusion import NoiseSchedule, guided_denoiser, noise_levels, sample
+from latent_diffusion.diffusion.guidance import Condition
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.noise import generators
 from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings
@@ -53,9 +54,9 @@ def test_nearer_to_the_middle_counts_more() -> None:
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_one_window_is_the_plain_denoiser(tiny: MultiTrackPipeline, scale: float) -> None:
     z, condition, t = random(1, 4, 4, 16, 8), random(1, 4, 16, 8, seed=1), torch.tensor([500])
-    plain = guided_denoiser(tiny.unet, condition, scale)(z, t)
+    plain = guided_denoiser(tiny.unet, Condition(condition), scale)(z, t)
     blended = blended_denoiser(
-        lambda z, t, c: guided_denoiser(tiny.unet, c, scale)(z, t), condition, Windows(16, 16, 4), 2
+        lambda z, t, c: guided_denoiser(tiny.unet, c, scale)(z, t), Condition(condition), Windows(16, 16, 4), 2
     )
     with torch.no_grad():
         assert torch.equal(blended(z, t), plain)
@@ -64,13 +65,13 @@ def test_one_window_is_the_plain_denoiser(tiny: MultiTrackPipeline, scale: float
 def test_windows_get_their_part_of_the_condition_and_batches_their_size() -> None:
     sizes = []
 
-    def denoise(z: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+    def denoise(z: Tensor, t: Tensor, condition: Condition) -> Tensor:
         sizes.append(len(z))
         assert t.tolist() == [7] * len(z)
-        return z + 2 * condition[:, None]
+        return z + 2 * condition.mixture[:, None]
 
     z, condition = random(1, 4, 4, 52, 8), random(1, 4, 52, 8, seed=1)
-    made = blended_denoiser(denoise, condition, Windows(52, 16, 4), 3)(z, torch.tensor([7]))
+    made = blended_denoiser(denoise, Condition(condition), Windows(52, 16, 4), 3)(z, torch.tensor([7]))
     torch.testing.assert_close(made, z + 2 * condition[:, None], atol=1e-5, rtol=0)
     assert sizes == [3, 1]
 
@@ -79,7 +80,7 @@ def test_windows_get_their_part_of_the_condition_and_batches_their_size() -> Non
 def test_constant_denoiser_in_closed_form(sampler: str) -> None:
     """A network that says z0 = c whatever it sees ends in signal * c + sigma * (noise it began with)."""
     schedule = NoiseSchedule(DiffusionSettings(parameterization="x0"))
-    denoiser = blended_denoiser(lambda z, t, c: torch.full_like(z, 0.7), None, Windows(40, 16, 4), 2)
+    denoiser = blended_denoiser(lambda z, t, c: torch.full_like(z, 0.7), Condition(), Windows(40, 16, 4), 2)
     start = random(1, 2, 3, 40, 4)
     z = sample(denoiser, start.shape, schedule, sampler=sampler, steps=20, eta=0.0, z=start)
     levels = noise_levels(schedule, 20, "logsnr" if sampler == "dpm++" else "uniform")
@@ -92,12 +93,12 @@ def test_neighbours_agree_where_they_meet() -> None:
     """Windows that make up their own minds (a network that makes all of a window 1 or -1) leave no step."""
     schedule = NoiseSchedule(DiffusionSettings(parameterization="x0"))
 
-    def own_mind(z: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+    def own_mind(z: Tensor, t: Tensor, condition: Condition) -> Tensor:
         return (3 * z.mean((1, 2, 3, 4), keepdim=True)).sign().expand_as(z)
 
     def largest_step(overlap: int, seed: int) -> float:
         windows = Windows(16 + 3 * (16 - overlap), 16, overlap)
-        denoiser = blended_denoiser(own_mind, None, windows, 4)
+        denoiser = blended_denoiser(own_mind, Condition(), windows, 4)
         shape = (1, 2, 3, windows.length, 4)
         z = sample(denoiser, shape, schedule, steps=20, eta=0.0, noise=generators([seed]))
         return float(z.mean((0, 1, 2, 4)).diff().abs().max())
