@@ -233,7 +233,7 @@ def full_size(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             {
                 "mode": "train",
                 "task": "separation, ddim with 200 steps",
-                "parameters": "U-Net 304,821,764, first stage 110,755,956",
+                "parameters": "U-Net 305,165,444, first stage 110,641,770",
                 "train": "4 tracks, 8 windows",
                 "training": "batch 3, 2 batches an epoch, until 1200 epochs",
             },
