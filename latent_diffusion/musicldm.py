@@ -54,6 +54,7 @@ class TrainingSettings:
         high_noise_share: probability that an item's timestep is one of the last tenth, where separation is decided:
             nothing but the mixture tells the stems there.
         cond_drop_prob: probability that a coherent item's condition becomes zeros.
+        validation_drop_prob: the same in the losses of validation; what validation makes always has its condition.
         ema_decay: decay of the averaged weights; None for none.
         scale_by_std: set the latents' scale from the first batch.
         scale_per_channel: one scale for each latent channel instead of one in all.
@@ -73,6 +74,7 @@ class TrainingSettings:
     lr_final: float = 0.1
     high_noise_share: float = 0.0
     cond_drop_prob: float = 0.1
+    validation_drop_prob: float = 0.0
     ema_decay: float | None = 0.9999
     scale_by_std: bool = True
     scale_per_channel: bool = False
@@ -394,10 +396,11 @@ class MusicLDM(pl.LightningModule):
             What was made beside what it should have been, for a callback to write; None without a task.
         """
         size = len(batch["stems"])
-        raw = self.losses(batch, self.step_generator(2, batch_idx), 0.0)
+        drop = self.training_settings.validation_drop_prob
+        raw = self.losses(batch, self.step_generator(2, batch_idx), drop)
         self.log_dict({f"val/{name}": value for name, value in raw.items()}, batch_size=size, sync_dist=True)
         with self.averaged:
-            ema = self.losses(batch, self.step_generator(2, batch_idx), 0.0)
+            ema = self.losses(batch, self.step_generator(2, batch_idx), drop)
             self.log_dict({f"val/{name}_ema": value for name, value in ema.items()}, batch_size=size, sync_dist=True)
             return self.carry_out(batch)
 

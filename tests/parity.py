@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -120,6 +121,28 @@ def check_vae() -> Iterator[Row]:
     pairs = {"std": posterior.std, "var": posterior.var, "sample": posterior.sample(f["noise"]), "kl": posterior.kl()}
     for name, value in pairs.items():  # values reach e^20: compared relatively
         yield f"posterior.{name} (relative)", difference(value / f[name], torch.ones_like(f[name])), 1e-5
+
+
+def check_near_silence() -> Iterator[Row]:
+    """The latents of a near-silent stem, as the pipeline encodes it on the CPU, against a computation in 64 bit.
+
+    Group norm's hardest case: features with a large mean and a small spread. In units of the latents' deviation.
+    """
+    with_small_weights = MultiTrackPipeline.from_checkpoint(TINY).first_stage
+    with_recipe_weights = with_recipe(AutoencoderKL(AutoencoderSettings(ch=32, ch_mult=(1, 2, 4))), 1090)
+    with_recipe_weights.to(memory_format=torch.channels_last)
+    generator, mel = torch.Generator().manual_seed(0), LogMel()
+    for name, stage in (("tiny", with_small_weights), ("vae_topology", with_recipe_weights)):
+        assert stage.decoder.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+        exact = copy.deepcopy(stage).to(memory_format=torch.contiguous_format).double()
+        waveform = torch.zeros(256 * mel.settings.hop_length)
+        waveform[8000:8160] = 1e-3 * torch.randn(160, generator=generator)  # -60 dB for 10 ms
+        log_mel = mel(waveform)[None, None, :256]
+        expected = exact.encode(log_mel.double()).mean
+        latents = stage.encode(log_mel).mean
+        yield f"near_silence.{name}.mean (deviations)", difference(latents, expected) / float(expected.std()), VAE
+        log_mel = exact.decode(expected)
+        yield f"near_silence.{name}.dec", difference(stage.decode(expected.float()), log_mel), VAE
 
 
 def check_vocoder() -> Iterator[Row]:

@@ -12,6 +12,7 @@ from latent_diffusion.models import find_checkpoint
 from utilities.config import (
     Config,
     augmentation,
+    condition_dropout,
     first_stage_training_arguments,
     guidance_scale,
     kind,
@@ -19,6 +20,7 @@ from utilities.config import (
     model_settings,
     task_name,
     vocoder_settings,
+    vocoder_weights,
 )
 
 if TYPE_CHECKING:
@@ -78,6 +80,7 @@ def _build_msgld(config: Config) -> MusicLDM:
     p, e = config.model.params, config.model.params.evaluation_params
     if e.n_candidates_per_samples > 1:
         log.warning("n_candidates_per_samples: the first candidate is kept, as published, so only it is made")
+    in_training, in_validation = condition_dropout(config)
     training = TrainingSettings(
         base_learning_rate=p.base_learning_rate,
         weight_decay=p.weight_decay,
@@ -86,7 +89,8 @@ def _build_msgld(config: Config) -> MusicLDM:
         lr_decay_steps=p.lr_decay_steps,
         lr_final=p.lr_final,
         high_noise_share=p.high_noise_share,
-        cond_drop_prob=p.cond_drop_prob,
+        cond_drop_prob=in_training,
+        validation_drop_prob=in_validation,
         ema_decay=p.ema_decay,
         scale_by_std=p.scale_by_std,
         scale_per_channel=p.scale_per_channel,
@@ -213,8 +217,7 @@ def other_vocoder(config: Config, model: str | Path) -> Path | None:
     """
     from latent_diffusion.checkpoints import has_vocoder, read_weights
 
-    named = config.model.params.first_stage_config.params.vocoder_config.ckpt_path
-    where = "model.params.first_stage_config.params.vocoder_config.ckpt_path"
+    named, where = vocoder_weights(config)
     weights = read_weights(find_checkpoint(str(model), "model.params.ckpt_path"))
     if not named or weights.kind != "msgld" or has_vocoder(weights, vocoder_settings(config)):
         return None
@@ -228,17 +231,16 @@ def first_stage_files(config: Config) -> tuple[Path, Path | None]:
         ConfigError: one of them is not named (the vocoder may be, where the published file lies beside the VAE's).
         CheckpointError: one of them does not exist.
     """
-    where = "model.params.first_stage_config.params"
-    p = config.model.params.first_stage_config.params
     vae = vae_file(config)
     if vocoder_settings(config).kind == "griffin_lim":
         return vae, None
-    if p.vocoder_config.ckpt_path:
-        return vae, find_checkpoint(p.vocoder_config.ckpt_path, f"{where}.vocoder_config.ckpt_path")
+    named, where = vocoder_weights(config)
+    if named:
+        return vae, find_checkpoint(named, where)
     beside = vae.with_name(PUBLISHED_VOCODER)
     if not beside.is_file():
         raise ConfigError(
-            f"{config.path}: {where}.vocoder_config.ckpt_path: found nothing, and no {PUBLISHED_VOCODER} beside "
+            f"{config.path}: {where}: found nothing, and no {PUBLISHED_VOCODER} beside "
             "the VAE's file, expected the weights of a trained vocoder"
         )
     return vae, beside

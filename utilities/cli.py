@@ -175,7 +175,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--spacing",
-        help="of the steps: uniform, trailing, logsnr or karras (default: the sampler's own; ddim: trailing)",
+        help="of the steps: uniform, trailing, logsnr or karras (default: the sampler's own)",
     )
     parser.add_argument("--eta", type=float, default=0.0, help="ddim: 0 deterministic (default) to 1 ancestral")
     if not parser.prog.endswith("generate"):
@@ -270,7 +270,7 @@ def _check(options: argparse.Namespace) -> dict:
             options.overlap,
             average=1 if options.average is None else options.average,
             passes=1 if options.passes is None else options.passes,
-            spacing=options.spacing or ("trailing" if options.sampler in (None, "ddim") else None),
+            spacing=options.spacing,
             guidance_interval=tuple(options.guidance_interval),
             precision=options.precision,
         ),

@@ -30,6 +30,7 @@ from utilities.config_schema_model import AdversarialTrainingParams
 from utilities.config_settings import (
     augmentation,
     autoencoder_settings,
+    condition_dropout,
     guidance_scale,
     kind,
     latent_cache,
@@ -37,6 +38,7 @@ from utilities.config_settings import (
     model_settings,
     task_name,
     vocoder_settings,
+    vocoder_weights,
 )
 from utilities.registry import PUBLISHED_TARGETS
 
@@ -44,6 +46,7 @@ __all__ = [
     "Config",
     "KeyDoc",
     "augmentation",
+    "condition_dropout",
     "config_from_dict",
     "first_stage_training_arguments",
     "guidance_scale",
@@ -58,6 +61,7 @@ __all__ = [
     "resolve_devices",
     "task_name",
     "vocoder_settings",
+    "vocoder_weights",
     "autoencoder_settings",
 ]
 

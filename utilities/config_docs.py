@@ -22,7 +22,7 @@ def configuration_markdown() -> str:
     lines = [
         "# Configuration keys",
         "",
-        "Written by `python -m utilities.config_docs` from `utilities/config_schema*.py`. A `+` marks keys that",
+        "Written by `python -m utilities.config_docs` from `utilities/config_*.py`. A `+` marks keys that",
         "the published code does not have. `base: FILE` at the top of a file puts its keys over those of another file,",
         "relative to it. On the command line `key=value` overrides any key.",
     ]

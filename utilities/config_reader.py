@@ -13,6 +13,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from latent_diffusion.errors import ConfigError
 from utilities import config_schema as schema
 from utilities import config_schema_model as model_schema
+from utilities.config_published import FIRST_STAGE, WITHOUT_EFFECT, WithoutEffect
 from utilities.config_schema import Config
 from utilities.registry import lookup
 
@@ -39,6 +40,20 @@ TARGET_KINDS: dict[type, tuple[str, ...]] = {
 @cache
 def _hints(cls: type) -> dict[str, Any]:
     return get_type_hints(cls)
+
+
+@cache
+def keys_without_effect(kind_of_model: str) -> dict[str, WithoutEffect]:
+    """The rows of `WITHOUT_EFFECT` under the names that a file of this kind of model gives them."""
+    if kind_of_model == "msgld":
+        return WITHOUT_EFFECT
+    rows = {name: row for name, row in WITHOUT_EFFECT.items() if name.startswith("data.")}
+    if kind_of_model == "autoencoder":
+        own = {f.name for f in fields(model_schema.AutoencoderTrainingParams)}
+        for name, row in WITHOUT_EFFECT.items():
+            if name.startswith(FIRST_STAGE) and name.removeprefix(FIRST_STAGE) not in own:
+                rows["model.params." + name.removeprefix(FIRST_STAGE)] = row
+    return rows
 
 
 class _Mismatch(Exception):
@@ -76,12 +91,12 @@ class Reader:
             hints["params"] = model_schema.PARAMS_OF_KIND[self.kind]
         known = {f.name: f for f in fields(cls) if f.metadata}
         for name in values:
-            if name not in known:
+            if not self.ignores(f"{prefix}{name}", values[name]) and name not in known:
                 raise self.unknown_key(str(name), prefix, list(known))
         arguments = {}
         for name, f in known.items():
             value = values.get(name)
-            if name in values or (is_dataclass(hints[name]) and not f.metadata["unused"]):
+            if name in values or is_dataclass(hints[name]):
                 arguments[name] = self.value(value, hints[name], f, prefix + name)
         return cls(**arguments)
 
@@ -93,6 +108,13 @@ class Reader:
     def target(self, cls: type, value: Any, dotted: str) -> None:
         if isinstance(value, str):
             lookup(value, TARGET_KINDS[cls], self.where(dotted))
+
+    def ignores(self, dotted: str, value: Any) -> bool:
+        """Whether a key is a published one without effect; notes it, if its value says anything else."""
+        row = keys_without_effect(self.kind).get(dotted)
+        if row is not None and not row.describes(value):
+            self.without_effect.append(dotted)
+        return row is not None
 
     def unknown_key(self, name: str, prefix: str, siblings: list[str]) -> ConfigError:
         everywhere = [doc.key for doc in key_docs(self.kind)]
@@ -116,8 +138,6 @@ class Reader:
             found = "a group of keys" if isinstance(value, dict) else f"{value!r}"
             raise ConfigError(f"{self.where(dotted)}: found {found}, expected {mismatch}") from None
         self.check_bounds(result, about, dotted)
-        if about["unused"] and not _is_off(result) and result not in about["same"]:
-            self.without_effect.append(dotted)
         return result
 
     @staticmethod
@@ -187,10 +207,6 @@ def _leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _is_off(value: Any) -> bool:
-    return value in (None, False, 0, "", [], {}) or str(value).lower() in ("none", "null", "off", "false")
-
-
 NAMES_OF_TYPES = {
     bool: "true or false",
     int: "a whole number",
@@ -246,7 +262,7 @@ class KeyDoc:
 
 
 def key_docs(kind_of_model: str = "msgld") -> list[KeyDoc]:
-    """Every key of the schema in its order, groups left out.
+    """Every key of the schema in its order, groups left out, then the published keys without effect.
 
     Args:
         kind_of_model: msgld, autoencoder or vocoder; decides what `model.params` holds.
@@ -268,7 +284,12 @@ def key_docs(kind_of_model: str = "msgld") -> list[KeyDoc]:
                 continue
             expected = " or ".join(f.metadata["choices"] or [_expected(h) for h in options])
             default = f.default_factory() if callable(f.default_factory) else f.default
-            unused = f.metadata["unused"]
-            yield KeyDoc(prefix + f.name, expected, default, f.metadata["doc"], f.metadata["ours"], unused)
+            yield KeyDoc(prefix + f.name, expected, default, f.metadata["doc"], f.metadata["ours"], unused=False)
 
-    return list(walk(Config, ""))
+    ignored = keys_without_effect(kind_of_model)
+    rows = [doc for doc in walk(Config, "") if not any(_within(doc.key, name) for name in ignored)]
+    return rows + [KeyDoc(name, "anything", None, row.doc, ours=False, unused=True) for name, row in ignored.items()]
+
+
+def _within(key: str, group: str) -> bool:
+    return f"{key}.".startswith(f"{group}.")

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from utilities.config_schema_model import ModelConfig, key, unused
+from utilities.config_schema_model import UNSET, ModelConfig, key
 
 MODES = ("train", "validate_and_train", "validate", "test")
 TASKS = ("separation", "generation", "arrangement")
@@ -78,9 +78,6 @@ class AugmentationConfig:
         high=1,
     )
     mute: float = key(0.0, "probability that a stem of a remixed item is silent", ours=True, low=0, high=1)
-    mixup: float | None = unused("mixing of two items")
-    return_all_wav: bool | None = unused("the batch always holds the waveforms here", True)
-    balanced_sampling: bool | str | None = unused("sampling balanced by label")
 
 
 @dataclass
@@ -92,20 +89,11 @@ class PathConfig:
     )
     stems_to_inpaint: list[str | int] = key([], "stems to generate given the others (names or indices)", single=True)
     shuffle_val_test: bool = key(False, "visit the validation items in a fixed shuffled order")
-    dataset_type: str | None = unused("published loader variant; the folder layout alone decides here")
-    test_data: list[str] | None = key(
-        None, "published key; `test` runs on valid_data, as published", unused=True, single=True
-    )
-    label_data: str | None = unused("label files")
-    tempo_data: str | None = unused("tempo files")
-    tempo_map: str | None = unused("tempo classes")
 
 
 @dataclass
 class AudioConfig:
     sampling_rate: int = key(16_000, "sample rate of the model in Hz; files of other rates are resampled", low=1000)
-    max_wav_value: float | None = unused("scale of integer samples; files are read as numbers in [-1, 1]", 32768.0)
-    duration: float | None = unused("seconds of a window; follows from mel.target_length and stft.hop_length", 10.24)
 
 
 @dataclass
@@ -121,16 +109,10 @@ class MelConfig:
     mel_fmin: float = key(0.0, "lowest frequency in Hz", low=0)
     mel_fmax: float = key(8000.0, "highest frequency in Hz", low=1)
     target_length: int = key(1024, "mel frames of a window (T)", low=1)
-    freqm: int | None = unused("frequency masking")
-    timem: int | None = unused("time masking")
-    blur: bool | None = unused("blurring of the log-mel")
-    mean: float | None = unused("normalisation; log-mels are not normalised")
-    std: float | None = unused("normalisation; log-mels are not normalised")
 
 
 @dataclass
 class PreprocessingConfig:
-    label: dict | None = unused("label mapping")
     audio: AudioConfig = key(AudioConfig, "waveforms")
     stft: StftConfig = key(StftConfig, "short-time Fourier transform")
     mel: MelConfig = key(MelConfig, "log-mel")
@@ -176,7 +158,7 @@ class Config:
     strict: bool = field(default=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested dict of plain values, fully resolved; published keys without effect appear only where set."""
+        """Nested dict of plain values, fully resolved; published keys without effect are left out."""
         values = _plain(self)
         return {name: value for name, value in values.items() if name not in ("path", "strict")}
 
@@ -200,8 +182,8 @@ def dump_yaml(values: dict[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses as dicts, without unused keys that are not set."""
+    """Dataclasses as dicts, without a None that would be read back as something else."""
     if not is_dataclass(value):
         return value
     items = ((f, getattr(value, f.name)) for f in fields(value))
-    return {f.name: _plain(item) for f, item in items if item is not None or not f.metadata.get("unused")}
+    return {f.name: _plain(item) for f, item in items if item is not None or f.metadata.get("empty", UNSET) is UNSET}

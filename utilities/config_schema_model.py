@@ -4,13 +4,12 @@ One dataclass a group of keys. A field made by `key()` carries its documentation
 README's table draw on:
 
     ours    not a published key; this project added it.
-    unused  a published key without effect here: accepted, and listed in one warning if it is set to something other
-            than off or one of `same` (the values that describe what happens here anyway).
     single  a list that may be written as a single value.
     empty   what an empty value (`key:`) means, where that is not the usual: None where the type allows it, False for
             a switch, the default for everything else.
 
-Empty groups take their defaults. This module imports nothing but the dataclasses that it describes.
+Empty groups take their defaults. Published keys without effect are not here: `config_published.py` lists them. This
+module imports nothing but the dataclasses that it describes.
 """
 
 from __future__ import annotations
@@ -30,8 +29,6 @@ def key(
     doc: str,
     *,
     ours: bool = False,
-    unused: bool = False,
-    same: tuple[Any, ...] = (),
     single: bool = False,
     empty: Any = UNSET,
     low: float | None = None,
@@ -39,18 +36,13 @@ def key(
     choices: tuple[str, ...] = (),
 ) -> Any:
     """A dataclass field with documentation; `low`, `high` (both included) and `choices` bound its value."""
-    about = {"doc": doc, "ours": ours, "unused": unused, "same": same, "single": single, "empty": empty}
+    about = {"doc": doc, "ours": ours, "single": single, "empty": empty}
     about |= {"low": low, "high": high, "choices": choices}
     if isinstance(default, type):
         return field(default_factory=default, metadata=about)
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=about)
     return field(default=default, metadata=about)
-
-
-def unused(doc: str, *same: Any) -> Any:
-    """A published key without effect here."""
-    return key(None, doc, unused=True, same=same)
 
 
 @dataclass
@@ -72,24 +64,6 @@ class UNetParams:
     depth: int = key(8, "its blocks", ours=True, low=1)
     heads: int = key(6, "its attention heads; twice their number must divide the width", ours=True, low=1)
     kernel_size: int = key(5, "neighbouring frames that a token sees before the first block, odd", ours=True, low=1)
-    image_size: int | list[int] | None = unused("the network takes any size")
-    num_heads: int | None = unused("heads follow from num_head_channels", -1)
-    num_heads_upsample: int | None = unused("heads follow from num_head_channels", -1)
-    use_checkpoint: bool | None = unused("recomputing activations; attention needs no such saving here")
-    use_spatial_transformer: bool | None = unused("cross-attention; the mixture is added instead")
-    transformer_depth: int | None = unused("depth of the cross-attention", 1)
-    context_dim: int | list[int] | None = unused("width of the cross-attention's context")
-    extra_film_condition_dim: int | None = unused("embedding condition")
-    extra_film_use_concat: bool | None = unused("embedding condition")
-    use_extra_film_by_concat: bool | None = unused("embedding condition")
-    use_extra_film_by_addition: bool | None = unused("embedding condition")
-    num_classes: int | None = unused("class condition")
-    conv_resample: bool | None = unused("up- and downsampling always have a convolution", True)
-    resblock_updown: bool | None = unused("up- and downsampling by residual blocks")
-    use_new_attention_order: bool | None = unused("order of the heads in qkv")
-    legacy: bool | None = unused("width of the heads in older versions", True)
-    use_fp16: bool | None = unused("half precision; see trainer.precision")
-    n_embed: int | None = unused("codebook output")
 
 
 @dataclass
@@ -117,10 +91,12 @@ class DDConfig:
     in_channels: int = key(1, "channels of a log-mel; only 1 exists", low=1, high=1)
     out_ch: int = key(1, "channels of a log-mel; only 1 exists", low=1, high=1)
     dropout: float = key(0.0, "dropout in the residual blocks", low=0, high=1)
+    hifigan_ckpt: str | None = key(
+        None, "a HiFi-GAN's weights (hifigan-ckpt.ckpt), where vocoder_config.ckpt_path names none"
+    )
     mel_bins: int | None = key(None, "mel bins; must be preprocessing.mel.n_mel_channels", low=1)
     double_z: bool = key(True, "the encoder predicts mean and log-variance; only true exists", empty=True)
     num_groups: int = key(32, "groups of GroupNorm, lowered where they do not divide the channels", ours=True, low=1)
-    downsample_time: bool | None = unused("time is always downsampled with frequency")
 
 
 @dataclass
@@ -160,13 +136,6 @@ class AutoencoderLossParams:
     disc_in_channels: int = key(1, "channels of a log-mel; only 1 exists", low=1, high=1)
     disc_channels: int = key(64, "channels of the discriminator's first layer", ours=True, low=1)
     reconstruction: str = key("l1", "distance of log-mels", ours=True, choices=("l1", "l2"))
-    logvar_init: float | None = unused("learnt scale of the reconstruction", 0.0)
-    pixelloss_weight: float | None = unused("weight of the reconstruction", 1.0)
-    perceptual_weight: float | None = unused("LPIPS of photographs; not used on log-mels")
-    disc_factor: float | None = unused("second weight of the adversarial term", 1.0)
-    disc_conditional: bool | None = unused("conditional discriminator")
-    disc_loss: str | None = unused("adversarial loss", "hinge")
-    use_actnorm: bool | None = unused("activation normalisation in the discriminator")
 
 
 @dataclass
@@ -181,35 +150,33 @@ class FirstStageParams:
         None, "VAE weights (vae-ckpt.ckpt, safetensors, a run's checkpoint, a model's name)"
     )
     embed_dim: int = key(8, "latent channels (C)", low=1)
+    lossconfig: AutoencoderLossConfig | None = key(None, "objective of the VAE's own training")
     ddconfig: DDConfig = key(DDConfig, "sizes of encoder and decoder")
     sampling_rate: int | None = key(None, "sample rate in Hz; must be preprocessing.audio.sampling_rate", low=1000)
     vocoder_config: VocoderConfig = key(VocoderConfig, "the vocoder", ours=True)
-    monitor: str | None = unused("monitored value of the VAE's own training")
-    lossconfig: AutoencoderLossConfig | None = unused("objective of the VAE's own training")
-    image_key: str | None = unused("entry of the batch", "fbank")
-    subband: int | None = unused("frequency subbands", 1)
-    time_shuffle: int | None = unused("folding of time into channels", 1)
-    batchsize: int | None = unused("batch size of the VAE's own training")
-    ckpt_path: str | None = unused("published key; reload_from_ckpt names the weights")
 
 
 @dataclass
 class FirstStageConfig:
     target: str = key("latent_diffusion.first_stage.AutoencoderKL", "the VAE")
     params: FirstStageParams = key(FirstStageParams, "its settings and the vocoder's")
-    base_learning_rate: float | None = unused("learning rate of the VAE's own training")
+
+
+@dataclass
+class CondStageParams:
+    unconditional_prob: float | None = key(
+        None,
+        "how often an item's mixture is hidden, in training and in the losses of validation; empty: in training 0.1, "
+        "in validation never",
+        low=0,
+        high=1,
+    )
 
 
 @dataclass
 class CondStageConfig:
     target: str = key("latent_diffusion.first_stage.MixtureCondition", "the condition: the mixture's latent")
-    params: dict | None = unused("the condition has no settings: the mixture's latent from the same VAE")
-
-
-@dataclass
-class SchedulerConfig:
-    target: str | None = unused("learning rate schedule; see warmup_steps")
-    params: dict | None = unused("learning rate schedule; see warmup_steps")
+    params: CondStageParams = key(CondStageParams, "its settings")
 
 
 @dataclass
@@ -251,7 +218,7 @@ class MusicLDMParams:
     timesteps: int = key(1000, "steps of the noise schedule", low=2)
     latent_t_size: int | None = key(None, "latent frames; must be mel.target_length / reduction", low=1)
     latent_f_size: int | None = key(None, "latent bins; must be mel.n_mel_channels / reduction", low=1)
-    channels: int | None = key(None, "latent channels; must be the first stage's embed_dim", low=1)
+    channels: int | None = key(None, "channels of the network; must be the number of data.params.path.stems", low=1)
     monitor: str = key("val/loss_simple_ema", "value whose smallest is best")
     scale_by_std: bool = key(True, "divide latents by their standard deviation in the first training batch")
     seperate_stem_z: bool = key(False, "reward for latents of different stems being far apart")
@@ -277,7 +244,14 @@ class MusicLDMParams:
     channel_power: float = key(
         0.0, "with scale_per_channel or _band: the loss weighs by this power of the spread", ours=True, low=0
     )
-    cond_drop_prob: float = key(0.1, "how often the mixture is hidden in training", ours=True, low=0, high=1, empty=0.0)
+    cond_drop_prob: float | None = key(
+        None,
+        "how often an item's mixture is hidden in training alone; left out: as cond_stage_config's unconditional_prob",
+        ours=True,
+        low=0,
+        high=1,
+        empty=0.0,
+    )
     scale_per_channel: bool = key(False, "scale_by_std for each latent channel on its own", ours=True)
     scale_per_band: bool = key(False, "mean and scale of each latent channel and band on their own", ours=True)
     given_share: float = key(
@@ -285,18 +259,6 @@ class MusicLDMParams:
     )
     weight_decay: float = key(0.01, "of AdamW", ours=True, low=0, empty=0.0)
     snr_gamma: float | None = key(None, "min-SNR weighting of the loss; empty: off", ours=True, low=1e-6)
-    batchsize: int | None = unused("see data.params.batch_size")
-    num_timesteps_cond: int | None = unused("noise on the condition", 1)
-    log_every_t: int | None = unused("intermediate samples")
-    first_stage_key: str | None = unused("entry of the batch", "fbank")
-    cond_stage_key: str | None = unused("entry of the batch", "fbank")
-    cond_stage_trainable: bool | None = unused("the condition has no weights")
-    latent_mixup: float | None = unused("mixing of latents")
-    conditioning_key: str | None = unused("how the condition enters; it is added in the network", "concat")
-    scheduler_config: SchedulerConfig | None = unused("learning rate schedule; see warmup_steps")
-    loss_type: str | None = unused("loss; mean squared error here", "l2")
-    use_ema: bool | None = unused("averaged weights; see ema_decay", True)
-    clip_denoised: bool | None = unused("clipping of denoised latents")
 
 
 @dataclass

@@ -22,6 +22,8 @@ from utilities.config_schema import Config
 from utilities.config_schema_model import FirstStageParams, UNetParams
 from utilities.registry import lookup
 
+CONDITION_DROPOUT = 0.1  # published
+
 
 def kind(config: Config) -> str:
     """What `model.target` trains: "msgld", "autoencoder" or "vocoder"."""
@@ -66,6 +68,27 @@ def guidance_scale(config: Config) -> float | tuple[float, ...]:
     return tuple(scale) if isinstance(scale, list) else scale
 
 
+def condition_dropout(config: Config) -> tuple[float, float]:
+    """How often an item's mixture is hidden in training, and in the losses of validation."""
+    p = config.model.params
+    both = p.cond_stage_config.params.unconditional_prob
+    in_training = CONDITION_DROPOUT if both is None else both
+    return (in_training if p.cond_drop_prob is None else p.cond_drop_prob), both or 0.0
+
+
+def vocoder_weights(config: Config) -> tuple[str | None, str]:
+    """The vocoder's weights that an MSG-LD configuration names, if any, and the key that names them.
+
+    A file with the published `ddconfig.hifigan_ckpt` keeps it when another vocoder is asked for: it counts for a
+    HiFi-GAN alone.
+    """
+    where = "model.params.first_stage_config.params"
+    p = config.model.params.first_stage_config.params
+    if not p.vocoder_config.ckpt_path and p.ddconfig.hifigan_ckpt and vocoder_settings(config).kind == "hifigan":
+        return p.ddconfig.hifigan_ckpt, f"{where}.ddconfig.hifigan_ckpt"
+    return p.vocoder_config.ckpt_path, f"{where}.vocoder_config.ckpt_path"
+
+
 def latent_cache(config: Config) -> Path | None:
     """The folder of the latent cache, or None where latents are not kept.
 
@@ -103,7 +126,7 @@ def augmentation(config: Config) -> dict[str, Any]:
         raise ConfigError(
             f"{config.path}: data.params.augmentation.gain_db: found {group.gain_db}, expected [lowest, highest] in dB"
         )
-    values = {f.name: getattr(group, f.name) for f in fields(group) if not f.metadata["unused"]}
+    values = {f.name: getattr(group, f.name) for f in fields(group)}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if value}
 
 
@@ -226,7 +249,8 @@ def model_settings(config: Config) -> ModelSettings:
     by = f"by {autoencoder.reduction}, the first stage's reduction"
     _require_equal(f"{where}.latent_t_size", p.latent_t_size, f"mel.target_length {mel.frames} {by}", frames)
     _require_equal(f"{where}.latent_f_size", p.latent_f_size, f"mel.n_mel_channels {mel.n_mels} {by}", bins)
-    _require_equal(f"{where}.channels", p.channels, "first_stage_config.params.embed_dim", autoencoder.embed_dim)
+    if p.channels != autoencoder.embed_dim:  # which this project's first files said
+        _require_equal(f"{where}.channels", p.channels, "the number of data.params.path.stems", len(stems))
     diffusion = DiffusionSettings(p.timesteps, p.linear_start, p.linear_end, p.parameterization)
     try:
         if lookup(p.unet_config.target, ("unet", "stem_transformer"), f"{where}.unet_config.target") == "unet":

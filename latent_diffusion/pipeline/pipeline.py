@@ -65,7 +65,7 @@ class MultiTrackPipeline(LatentPipeline):
         """
         if refine == "mask" and self.schedule.settings.parameterization != "eps":
             return SamplingSettings(POSTERIOR_MEAN, average=MEAN_AVERAGE, passes=MEAN_PASSES)
-        return SamplingSettings("ddim", steps=50, eta=0.0, spacing="trailing")
+        return SamplingSettings("ddim", steps=50, eta=0.0)
 
     # Whole waveforms.
 

@@ -357,6 +357,21 @@ def test_validation_without_a_task() -> None:
     assert outputs == [None, None] and len(logged) == 6
 
 
+def test_conditions_are_dropped_in_the_losses_of_validation_and_not_in_what_it_makes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = []
+    for probability in (0.0, 1.0):
+        evaluation = EvaluationSettings(Separation(), SamplingSettings(steps=2), seed=5)
+        module = model(training=replace(PLAIN, validation_drop_prob=probability), evaluation=evaluation)
+        conditions: list[Tensor] = []
+        monkeypatch.setattr(module, "loss_at", lambda z0, mixture, *_, to=conditions: to.append(mixture) or {})
+        monkeypatch.setattr(module, "log_dict", lambda *_, **__: None)
+        made.append(module.validation_step(batch(2), 0)["waveforms"])
+        assert [bool(condition.any()) for condition in conditions] == [probability == 0.0] * 2  # raw and averaged
+    assert torch.equal(*made)
+
+
 def test_validation_uses_the_averages() -> None:
     module, outputs, logged = validated(Separation())
     assert logged["val/loss"] == logged["val/loss_ema"]

@@ -103,11 +103,11 @@ def test_every_file_of_the_project_loads_without_a_warning(path, caplog):
 
 
 def test_the_files_of_the_issue_exist():
-    wanted = {OURS.format(name) for name in ("train", "eval", "inpaint")}
+    wanted = {OURS.format(name) for name in ("train", "eval", "eval_inpaint")}
     assert wanted | {"config/first_stage/vae.yaml", "config/first_stage/vocoder.yaml"} <= set(FILES)
 
 
-@pytest.mark.parametrize(("name", "width"), [("train", 128), ("eval", 128), ("inpaint", 192)])
+@pytest.mark.parametrize(("name", "width"), [("train", 128), ("eval", 128), ("eval_inpaint", 192)])
 def test_project_files_have_the_published_sizes(name, width):
     config = load(path=OURS.format(name))
     settings = cfg.model_settings(config)
@@ -303,7 +303,7 @@ def test_resume_and_resume_from_checkpoint_exclude_each_other():
         ),
         (["model.params.latent_t_size=128"], ["latent_t_size", "found 128", "expected 256", "target_length"]),
         (["model.params.latent_f_size=32"], ["latent_f_size", "expected 16", "n_mel_channels"]),
-        (["model.params.channels=4"], ["model.params.channels", "expected 8", "embed_dim"]),
+        (["model.params.channels=5"], ["model.params.channels", "found 5", "expected 4", "data.params.path.stems"]),
         (["model.params.first_stage_config.params.ddconfig.mel_bins=80"], ["ddconfig.mel_bins", "n_mel_channels"]),
         (["model.params.first_stage_config.params.sampling_rate=44100"], ["sampling_rate", "16000"]),
         (["model.params.first_stage_config.params.ddconfig.double_z=false"], ["double_z"]),
@@ -323,6 +323,10 @@ def test_resume_and_resume_from_checkpoint_exclude_each_other():
 def test_contradictions_name_both_keys(overrides, parts):
     message = error(*overrides)
     assert all(part in message for part in ["published_train.yaml", *parts]), message
+
+
+def test_channels_may_be_the_latents_as_in_the_first_files_of_this_project():
+    assert cfg.model_settings(load("model.params.channels=8")) == ModelSettings()
 
 
 def test_sizes_that_are_left_empty_follow_from_the_others():

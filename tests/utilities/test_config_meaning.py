@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "tests" / "fixtures" / "published_train.yaml"
 OURS = "config/MSG-LD/multichannel_musicldm_slakh_3d_{}.yaml"
 EVAL = "model.params.evaluation_params"
+CONDITION = "model.params.cond_stage_config.params.unconditional_prob"
 
 
 def load(*overrides: str, path: str | Path = PUBLISHED) -> cfg.Config:
@@ -101,7 +102,7 @@ def test_task_follows_the_published_rules(overrides, task, scale):
 
 
 def test_task_of_the_project_files():
-    assert [cfg.task_name(load(path=OURS.format(name))) for name in ("train", "eval", "inpaint")] == [
+    assert [cfg.task_name(load(path=OURS.format(name))) for name in ("train", "eval", "eval_inpaint")] == [
         "separation",
         "separation",
         "arrangement",
@@ -112,6 +113,25 @@ def test_task_that_contradicts_is_refused():
     assert "stems_to_inpaint" in error("task=arrangement")
     assert "ignores the mixture" in error("task=separation", f"{EVAL}.unconditional_guidance_scale=0")
     assert "expected one of separation" in error("task=mixing")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "dropout"),
+    [
+        ([], (0.1, 0.0)),
+        (["model.params.cond_drop_prob=0.3"], (0.3, 0.0)),
+        (["model.params.cond_drop_prob="], (0.0, 0.0)),
+        ([f"{CONDITION}=0.2"], (0.2, 0.2)),
+        ([f"{CONDITION}=0.0"], (0.0, 0.0)),
+        ([f"{CONDITION}="], (0.1, 0.0)),
+        ([f"{CONDITION}=0.2", "model.params.cond_drop_prob=0.3"], (0.3, 0.2)),
+    ],
+)
+def test_the_published_condition_dropout_counts_in_validation_too(overrides, dropout, tmp_path):
+    config = load(*overrides)
+    assert cfg.condition_dropout(config) == dropout
+    (tmp_path / "saved.yaml").write_text(config.to_yaml())
+    assert cfg.condition_dropout(load(path=tmp_path / "saved.yaml")) == dropout
 
 
 def test_modes_need_their_data():
