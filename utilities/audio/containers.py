@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 _UNKNOWN = {"I": 0x7FFFFFFF, "Q": 2**62, "q": 2**62}  # bytes, or more: the length was not known in advance
 _OGG_PAGE = 65_307  # bytes of the largest
 _CHECKED = ("FLAC", "MP3", "OGG", "SDS")  # libsndfile fails on the rest of these, or the decoder counts
+_NOTED = ("VOC", "MAT4", "WVE", "HTK")  # known by other signs
 _LONGEST_HEADER = 1024  # bytes of those that are no chunks
 
 
@@ -198,7 +199,7 @@ def check_not_cut_off(path: str | Path, opened: SoundFile | None = None) -> None
         _refuse(path, "its audio is not whole")
     if "truncated" in opened.extra_info or "should be" in opened.extra_info:  # what libsndfile noted
         _refuse(path, "it is shorter than its header says")
-    if promised is None and opened.format not in ("VOC", "MAT4", "WVE"):
+    if promised is None and opened.format not in _NOTED:
         log.warning("%s: %s files do not say how long they are: whether it is cut off is unknown", path, opened.format)
 
 

@@ -57,7 +57,11 @@ def decode(path: Path, decoded: Path) -> None:
                             f"{path}: cannot be decoded after sample {samples} ({error}): it is cut off or damaged; "
                             "replace the file"
                         ) from error
-                    log.warning("%s: what comes after sample %d cannot be decoded and is left out", path, samples)
+                    log.warning(
+                        "%s: what comes after sample %d cannot be decoded and is left out: it may be cut off",
+                        path,
+                        samples,
+                    )
     except (soundfile.SoundFileError, OSError, AssertionError) as error:
         raise DataError(f"{path}: cannot be decoded into a temporary file ({why_not_written(error)})") from error
     if samples < promised:

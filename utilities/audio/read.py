@@ -84,6 +84,7 @@ def open_audio(path: str | Path, in_order: bool = False) -> soundfile.SoundFile:
     unknown = file.frames >= UNKNOWN_LENGTH and not in_order
     if file.frames <= 0 or unknown:
         file.close()
+        check_not_cut_off(path)
         what = "does not say how long it is; convert it to wav" if unknown else "holds no samples; expected audio"
         raise DataError(f"{path}: {what}")
     return file

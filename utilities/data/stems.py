@@ -146,15 +146,17 @@ class StemDataset(Dataset):
                 return _without_folder(error, folder)
             infos.append(info)
             faults += [_without_folder(fault, folder)] if fault else []
-        shortest, longest = (pick(infos, key=lambda info: info.seconds) for pick in (min, max))
-        if longest.seconds - shortest.seconds > UNEVEN:
-            found = (_describe(files[infos.index(info)], info) for info in (longest, shortest))
-            return "; ".join([f"unequal lengths, {' but '.join(found)}", *faults])
+        lengths = [resampled_length(info.samples, info.sample_rate, self.mel.sample_rate) for info in infos]
+        samples = min(lengths)
+        if max(lengths) - samples > UNEVEN * self.mel.sample_rate:
+            ends = (lengths.index(length) for length in (max(lengths), samples))
+            found = " but ".join(_describe(files[i], infos[i]) for i in ends)
+            return "; ".join([f"unequal lengths, {found}", *faults])
         if faults:
             return faults[0]
-        samples = min(resampled_length(info.samples, info.sample_rate, self.mel.sample_rate) for info in infos)
         if samples < self.mel.window_samples:
-            return f"lasts {shortest.seconds:.2f} s, shorter than one window of {self.mel.window_seconds:.2f} s"
+            seconds = samples / self.mel.sample_rate
+            return f"lasts {seconds:.2f} s, shorter than one window of {self.mel.window_seconds:.2f} s"
         return Track(name, tuple(files), tuple(infos), samples)
 
     def _cut(self) -> list[tuple[int, int]]:
