@@ -17,7 +17,7 @@ from tqdm import tqdm
 from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.models import find_checkpoint
 from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings
-from latent_diffusion.pipeline.inputs import MonoSource
+from latent_diffusion.pipeline.hearing import MonoSource
 from latent_diffusion.tasks import MASK_ROUNDS
 
 from .audio import (

@@ -16,7 +16,8 @@ from latent_diffusion.errors import DataError
 from latent_diffusion.models import find_checkpoint
 from latent_diffusion.pipeline.continuation import go_on
 from latent_diffusion.pipeline.core import LatentPipeline
-from latent_diffusion.pipeline.inputs import ArraySource, AudioSource, MonoSource, Waveform, resolve_guidance
+from latent_diffusion.pipeline.hearing import AudioSource, MonoSource, level_of
+from latent_diffusion.pipeline.inputs import ArraySource, Waveform, resolve_guidance
 from latent_diffusion.pipeline.masking import MaskFilter, filter_stream
 from latent_diffusion.pipeline.results import MEAN_AVERAGE, MEAN_PASSES, POSTERIOR_MEAN, SamplingSettings, mix
 from latent_diffusion.pipeline.sections import Job, run_sections
@@ -82,7 +83,8 @@ class MultiTrackPipeline(LatentPipeline):
         """Take a recording apart.
 
         Args:
-            mixture: (samples,) or (channels, samples), numpy or torch, any length above 0. The model hears it mono.
+            mixture: (samples,) or (channels, samples), numpy or torch, any length above 0 and of any level. The model
+                hears it mono and at the level of its training; the stems are as loud as the mixture.
             sample_rate: hz, any.
             guidance_scale: above 1 follows the mixture more closely; one number, one a stem, or {stem: number}, where
                 stems that are not named have 1.
@@ -163,8 +165,8 @@ class MultiTrackPipeline(LatentPipeline):
             seed, sampling, progress: as in `separate`.
 
         Returns:
-            {stem: (1, samples)} at the model's rate, the given ones unchanged but for rate and channels
-            (mono) and clipping to [-1, 1].
+            {stem: (1, samples)} at the model's rate, the given ones unchanged but for rate and channels (mono); those
+            that are made are as loud as suits them.
 
         Raises:
             DataError: unknown stems, unequal lengths, or nothing left to make.
@@ -189,10 +191,13 @@ class MultiTrackPipeline(LatentPipeline):
         """As `separate`, from an `AudioSource`; yields (S, channels, n), one after the other."""
         s, mel = sampling or self.suited_sampling(refine), self.settings.mel
         mono = MonoSource(source, mel.sample_rate)
+        level = level_of(mono.read, mono.samples, mono.sample_rate)
         task = Separation(resolve_guidance(guidance_scale, self.stems, 1.0), refine, mask_exponent, mask_rounds)
-        job = Job(task, mono.samples, lambda start, count: mono.read(start, count)[0], None, seed)
+        job = Job(
+            task, mono.samples, lambda start, count: (mono.read(start, count)[0] / level).clamp(-1, 1), None, seed
+        )
         if refine == "none":
-            return _cut(run_sections(self, job, s, progress=progress), mono.samples)
+            return (piece * level for piece in _cut(run_sections(self, job, s, progress=progress), mono.samples))
         masker = MaskFilter(mel, source.sample_rate, task.exponent(s.mask_exponent), mask_rounds)
         count = _Count(progress, -(-source.samples // masker.block_samples))
         log_mels = run_sections(self, job, s, waveforms=False, progress=count.batches)
@@ -266,14 +271,27 @@ class MultiTrackPipeline(LatentPipeline):
         made = self._stems_to_make(sources, generate)
         given = {name: MonoSource(source, rate) for name, source in sources.items() if name not in made}
         samples = _one_length(given)
+        level = level_of(lambda start, count: sum(x.read(start, count) for x in given.values()), samples, rate)
 
         def read(start: int, count: int) -> Tensor:
             silence = torch.zeros(1, count)
-            return torch.cat([given[name].read(start, count) if name in given else silence for name in self.stems])
+            parts = [given[name].read(start, count) if name in given else silence for name in self.stems]
+            return (torch.cat(parts) / level).clamp(-1, 1)
 
         task = Arrangement(resolve_guidance(guidance_scale, self.stems, 0.0), generate=made)
         mixture = (lambda a, n: mix(read(a, n))) if task.needs_mixture else None
-        return _cut(run_sections(self, Job(task, samples, mixture, read, seed), s, progress=progress), samples)
+        pieces = run_sections(self, Job(task, samples, mixture, read, seed), s, progress=progress)
+        return self._beside(given, (piece * level for piece in _cut(pieces, samples)))
+
+    def _beside(self, given: Mapping[str, MonoSource], pieces: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Pieces (S, 1, n) with the given stems as they were given."""
+        start = 0
+        for piece in pieces:
+            for i, name in enumerate(self.stems):
+                if name in given:
+                    piece[i] = given[name].read(start, piece.shape[-1])
+            start += piece.shape[-1]
+            yield piece
 
     def _stems_to_make(self, given: Iterable[str], generate: str | Iterable[str] | None) -> tuple[str, ...]:
         """The stems that an arrangement makes."""
