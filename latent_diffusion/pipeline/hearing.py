@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import cached_property
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -140,10 +141,11 @@ def level_of(read: Callable[[int, int], Tensor], samples: int, rate: int) -> flo
         samples: its length.
         rate: hz.
     """
-    blocks = [read(*block) for block in _blocks(samples, rate)]
-    peaks = torch.stack([block.abs().max() for block in blocks]).double()
-    magnitudes = torch.stack([block.abs().double().sum() for block in blocks])
-    peaks, order = peaks.sort()
-    below = magnitudes[order].cumsum(0)
-    level = peaks[int((below < LOUD * below[-1]).sum())].item()
+    looked_at = []
+    for block in _blocks(samples, rate):
+        magnitudes = read(*block).abs()
+        looked_at.append((magnitudes.max().item(), magnitudes.double().sum().item()))
+    looked_at.sort()
+    sums = list(accumulate(amount for _, amount in looked_at))
+    level = next(peak for (peak, _), amount in zip(looked_at, sums, strict=True) if amount >= LOUD * sums[-1])
     return level if level > 0 else 1.0
