@@ -79,7 +79,7 @@ class MonoSource:
             spectrum = torch.stft(
                 F.pad(block, (0, max(0, size - count))),
                 size,
-                size // 2,
+                size,
                 window=window,
                 center=False,
                 return_complex=True,
