@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from latent_diffusion.checkpoints import load_pipeline_parts
 from latent_diffusion.diffusion.guidance import Scale
 from latent_diffusion.diffusion.samplers import Progress
 from latent_diffusion.errors import DataError
@@ -47,8 +48,6 @@ class MultiTrackPipeline(LatentPipeline):
         Raises:
             CheckpointError: the file cannot be used; one line says why.
         """
-        from latent_diffusion.checkpoints import load_pipeline_parts
-
         unet, first_stage, schedule, scale_factor, settings = load_pipeline_parts(find_checkpoint(path, "model"))
         parts = [part.to(device).eval().requires_grad_(False) for part in (unet, first_stage, schedule)]
         if torch.device(device).type == "cpu":  # the VAE's convolutions take about two thirds of the time so

@@ -4,6 +4,7 @@ from latent_diffusion.resampling import resample, resampled_length
 
 from .containers import check_not_cut_off
 from .find import is_readable, stem_files, stem_named, walk, why_unreadable
+from .levels import is_silent
 from .read import AudioInfo, audio_info, inspect_for_windows, read_audio, read_stretch, read_window, to_mono
 from .stream import FileSource
 from .write import are_there, encode, write_stems, write_wav
@@ -17,6 +18,7 @@ __all__ = [
     "encode",
     "inspect_for_windows",
     "is_readable",
+    "is_silent",
     "read_audio",
     "read_stretch",
     "read_window",

@@ -25,11 +25,11 @@ from torch.utils.data import Dataset
 from latent_diffusion.errors import DataError
 from latent_diffusion.pipeline import mix
 from latent_diffusion.settings import MelSettings
-from utilities.evaluation.metrics import is_silent
 
 from ..audio import (
     AudioInfo,
     inspect_for_windows,
+    is_silent,
     read_window,
     resampled_length,
     stem_files,
