@@ -136,3 +136,12 @@ def test_chunks_behind_the_audio_may_be_cut(tmp_path: Path) -> None:
     os.truncate(tmp_path / "x", len(data) - 2)
     with pytest.raises(DataError, match="is cut off, its header promises 40000 bytes of audio, 39998 are there"):
         audio.read_audio(tmp_path / "x")
+
+
+def test_zeros_are_no_chunks(tmp_path: Path) -> None:
+    """They are not walked through eight bytes at a time."""
+    with open(tmp_path / "x.wav", "wb") as file:
+        file.write(b"RIFF\0\0\0\0WAVE")
+        file.truncate(2**32)
+    with pytest.raises(DataError):
+        audio.FileSource(tmp_path / "x.wav")

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -105,38 +106,40 @@ def _known(length: int, code: str) -> int | None:
 
 
 def _promise_of_chunks(file: BinaryIO, family: _Chunks, size: int) -> Promise | None:
-    place, header, long_length = family.first, family.name + struct.calcsize(family.length), None
-    while place + header <= size:
-        file.seek(place)
-        head = file.read(header)
-        name, length = head[:4], struct.unpack(family.length, head[family.name :])[0] - family.counted
-        begin, at = place + header, place + family.name
-        if name == b"ds64":  # RF64: the length of the audio, 8 bytes, behind that of the file
-            long_length = struct.unpack("<Q", file.read(16)[8:])[0] if begin + 16 <= size else None
-            long_at = begin + 8
+    long_at = long_length = None
+    for name, place, begin, length in _chunks(file, family, family.first, size):
+        if name == b"ds64" and begin + 16 <= size:  # RF64: the length of the audio, 8 bytes, behind that of the file
+            long_at, long_length = begin + 8, struct.unpack("<Q", file.read(16)[8:])[0]
         if name in _AUDIO:
-            code, added = family.length, family.counted
-            if long_length is not None and _known(length, code) is None:
-                at, code, length = long_at, "<Q", long_length
             closed = length != 0 or begin >= size or _are_chunks(file, family, begin, size)
-            return Promise(at, code, begin, _known(length, code), closed, added)
-        if length < 0:
-            return None
-        place = begin + length + -length % family.align
+            if long_length is not None and _known(length, family.length) is None:
+                return Promise(long_at, "<Q", begin, _known(long_length, "Q"), long_length > 0 or begin >= size)
+            known = _known(length, family.length)
+            return Promise(place + family.name, family.length, begin, known, closed, family.counted)
     return None
 
 
-def _are_chunks(file: BinaryIO, family: _Chunks, place: int, size: int) -> bool:
-    """Whether a file goes on with chunks to its end."""
+def _chunks(file: BinaryIO, family: _Chunks, place: int, size: int) -> Iterator[tuple[bytes, int, int, int]]:
+    """Of each chunk, up to what is none: first four bytes of its name, place, first byte behind its header, length."""
     header = family.name + struct.calcsize(family.length)
     while place + header <= size:
         file.seek(place)
         head = file.read(header)
-        length = struct.unpack(family.length, head[family.name :])[0] - family.counted
-        if length < 0 or not head[:4].isascii() or not head[:4].decode().isprintable():
-            return False
+        name, length = head[:4], struct.unpack(family.length, head[family.name :])[0] - family.counted
+        if not (name.isascii() and name.decode().isprintable()):
+            return
+        yield name, place, place + header, length
+        if length < 0:
+            return
         place += header + length + -length % family.align
-    return place in range(size, size + family.align + 1)
+
+
+def _are_chunks(file: BinaryIO, family: _Chunks, place: int, size: int) -> bool:
+    """Whether a file goes on with chunks that end where it ends."""
+    end = place
+    for _, _, begin, length in _chunks(file, family, place, size):
+        end = begin + length
+    return abs(end - size) <= family.align
 
 
 class MendedFile(io.FileIO):
