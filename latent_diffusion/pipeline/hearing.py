@@ -75,15 +75,8 @@ class MonoSource:
         size = 2 * max(8, round(FRAME_SECONDS * self.source.sample_rate / 2))
         window, summed, powers = torch.hann_window(size), 0.0, 0.0
         for start, count in _blocks(self.source.samples, self.source.sample_rate):
-            block = self.source.read(start, count)
-            spectrum = torch.stft(
-                F.pad(block, (0, max(0, size - count))),
-                size,
-                size,
-                window=window,
-                center=False,
-                return_complex=True,
-            )
+            block = F.pad(self.source.read(start, count), (0, max(0, size - count)))
+            spectrum = torch.stft(block, size, size, window=window, center=False, return_complex=True)
             summed = summed + spectrum.mean(0).abs().double().square().sum(-1)
             powers = powers + spectrum.abs().double().square().mean(0).sum(-1)
         hz = torch.arange(1, len(powers)) * self.source.sample_rate / size
@@ -95,7 +88,8 @@ class MonoSource:
         )
         lost = (powers > SOUNDING * powers.max()) & (summed < LEFT_OVER * powers)
         if bool(lost.any()):
-            log.warning("the channels cancel each other (one may be inverted or late): they are heard by their power")
+            name = getattr(self.source, "path", "recording")
+            log.warning("%s: channels cancel each other (one may be inverted, or late); heard by their power", name)
         return bool(lost.any())
 
     def _read(self, start: int, count: int, mean: bool) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from tests.msgld.files import RATE, Run, read, write
 from utilities import songs
@@ -72,6 +73,16 @@ def test_stems_in_any_case(run: Run, tmp_path: Path) -> None:
     (given / "Drums.m4a").write_bytes(b"whatever")
     status, _, err = run(*arranging, "--given", given)
     assert status == 2 and "Drums.m4a: m4a files cannot be read; convert it to wav or flac" in err
+
+
+def test_an_inverted_channel_is_said(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    song = write(tmp_path / "song.wav", 0.5)
+    soundfile.write(tmp_path / "song.wav", np.concatenate([song, -song], axis=1), RATE, subtype="FLOAT")
+    assert run("separate", tmp_path / "song.wav", "--out", tmp_path / "out")[0] == 0
+    assert "song.wav: channels cancel each other (one may be inverted, or late)" in caplog.text
+    stems = read(tmp_path / "out" / "song")
+    np.testing.assert_allclose(sum(stems.values())[:, 0], song[:, 0], atol=1e-5)
+    assert sum(np.abs(stem).max() > 0.01 for stem in stems.values()) > 1, "something was heard"
 
 
 def test_recordings_without_a_length(run: Run, tmp_path: Path) -> None:
