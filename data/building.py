@@ -19,6 +19,7 @@ from tqdm import tqdm
 from data.rendering import METADATA_NAME
 from data.report import line, summarise
 from latent_diffusion.errors import DataError, MSGLDError
+from latent_diffusion.files import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -188,10 +189,8 @@ def write_file(file: Path, data: bytes) -> None:
         DataError: it cannot be written.
     """
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.name}.partial")
-        partial.write_bytes(data)
-        os.replace(partial, file)
+        with whole_file(file) as temporary:
+            temporary.write_bytes(data)
     except OSError as error:
         raise DataError(f"{file}: cannot be written ({error.strerror}); choose another --out") from error
 

@@ -2,40 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+
+from latent_diffusion.files import whole_file, whole_folder
+
+__all__ = ["safe_name", "whole_file", "whole_folder"]
 
 _SAFE_PUNCTUATION = frozenset(" ._-+()")
 _LONGEST_NAME = 180  # bytes; file systems allow 255, and suffixes are added
-
-
-@contextmanager
-def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path beside `path`; when the block ends without an error, it takes the place of `path`.
-
-    Args:
-        path: the file to write; its folder is made if need be.
-
-    Yields:
-        A path in the same folder with the same suffix, to write to.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # the process id keeps two ranks that write the same (padded) item apart
-    temporary = path.with_name(
-        f".{os.getpid()}.{zlib.crc32(path.name.encode('utf-8', 'surrogatepass')):08x}.tmp{path.suffix}"
-    )
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def safe_name(name: str) -> str:

@@ -17,18 +17,23 @@ from tqdm import tqdm
 from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.models import find_checkpoint
 from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings
-from latent_diffusion.pipeline.inputs import MonoSource
+from latent_diffusion.pipeline.hearing import MonoSource
 from latent_diffusion.plan import Plan
 from latent_diffusion.tasks import MASK_ROUNDS
-from utilities.audio import AudioInfo
-from utilities.streams import FileSource, are_there, write_stems
+
+from .audio import (
+    AudioInfo,
+    FileSource,
+    are_there,
+    is_readable,
+    stem_files,
+    stem_named,
+    walk,
+    why_unreadable,
+    write_stems,
+)
 
 log = logging.getLogger(__name__)
-
-ENDINGS = frozenset(
-    f".{name}"
-    for name in ("wav", "wave", "flac", "mp3", "ogg", "oga", "opus", "aif", "aiff", "au", "caf", "w64", "rf64")
-)
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def load_model(given: str, device: str) -> MultiTrackPipeline:
 
 
 def find_songs(inputs: Iterable[str], out: Path, tally: Tally) -> list[Song]:
-    """Audio files, from folders recursively, links too; a file that is named outright is taken whatever its ending.
+    """Sound files, from folders recursively, links too; a file that is named outright is taken whatever its ending.
 
     Args:
         inputs: files and folders.
@@ -98,7 +103,7 @@ def find_songs(inputs: Iterable[str], out: Path, tally: Tally) -> list[Song]:
         else:
             if given.resolve() == out.resolve():
                 raise ConfigError(f"--out: {out}: is the folder that is searched; choose another, or one in it")
-            for file in sorted(_walk(given, out, tally)) if stat.S_ISDIR(mode) else [given]:
+            for file in sorted(_songs_in(given, out, tally)) if stat.S_ISDIR(mode) else [given]:
                 found.setdefault(file, file.relative_to(given).parent if file != given else Path())
     songs, taken = [], set()
     for path, parent in found.items():
@@ -120,21 +125,15 @@ def _names(stem: str, suffix: str) -> Iterator[str]:
         number += 1
 
 
-def _walk(folder: Path, out: Path, tally: Tally) -> Iterator[Path]:
-    """Files below a folder that look like audio."""
+def _songs_in(folder: Path, out: Path, tally: Tally) -> Iterator[Path]:
+    """Sound files below a folder; those that cannot be read are counted as failed."""
 
     def unreadable(error: OSError) -> None:
         tally.failed.append((Path(error.filename or folder), f"cannot be read ({error.strerror})"))
 
-    seen = {out.resolve()}  # links may lead somewhere twice
-    for root, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
-        here = Path(root)
-        if here.resolve() in seen:
-            folders.clear()
-            continue
-        seen.add(here.resolve())
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        yield from (here / f for f in files if not f.startswith(".") and Path(f).suffix.lower() in ENDINGS)
+    for _, files in walk(folder, unreadable, but=out):
+        tally.failed += [(file, reason) for file in files if (reason := why_unreadable(file))]
+        yield from filter(is_readable, files)
 
 
 @contextmanager
@@ -267,25 +266,31 @@ def find_given(inputs: Sequence[str], stems: tuple[str, ...]) -> dict[str, FileS
     """
     given: dict[str, FileSource] = {}
     for path in map(Path, inputs):
-        files = [path]
-        if path.is_dir():
-            try:
-                files = sorted(path.iterdir())
-            except OSError as error:
-                raise DataError(f"{path}: cannot be read ({error.strerror}); check who may read it") from error
-            files = [file for file in files if file.stem in stems and file.suffix.lower() in ENDINGS]
-        for file in files:
+        for file in _stem_files_in(path, stems) if path.is_dir() else [path]:
             if not os.path.lexists(file):
                 raise DataError(f"{file}: no such file or folder")
-            if file.stem not in stems:
+            stem = stem_named(file.stem, stems)
+            if stem is None:
                 raise DataError(f"{file}: expected a file named after a stem: {', '.join(stems)}")
-            if file.stem in given:
-                raise DataError(f"{file}: {given[file.stem].path} is {file.stem}, too; give one of them")
-            given[file.stem] = FileSource(file)
+            if reason := why_unreadable(file):
+                raise DataError(f"{file}: {reason}")
+            if stem in given:
+                raise DataError(f"{file}: {given[stem].path} is {stem}, too; give one of them")
+            given[stem] = FileSource(file)
     if not given:
         where = ", ".join(str(path) for path in inputs)
         raise DataError(f"{where}: expected files named after stems ({', '.join(stems)}), found none")
     return given
+
+
+def _stem_files_in(folder: Path, stems: tuple[str, ...]) -> list[Path]:
+    """Sound files of a folder that are named after stems, those too that cannot be read."""
+    try:
+        files = sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error.strerror}); check who may read it") from error
+    found = [file for of_stem in stem_files(files, stems).values() for file in of_stem]
+    return found + [file for file in files if why_unreadable(file) and stem_named(file.stem, stems)]
 
 
 def arrange_song(

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import struct
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +49,7 @@ from latent_diffusion.checkpoints.reading import SAFETENSORS_DTYPES, WeightsFile
 from latent_diffusion.diffusion import NoiseSchedule
 from latent_diffusion.ema import shadow_name
 from latent_diffusion.errors import CheckpointError
+from latent_diffusion.files import whole_file
 from latent_diffusion.first_stage import AutoencoderKL, HiFiGAN, build_vocoder
 from latent_diffusion.settings import MelSettings, ModelSettings
 
@@ -100,7 +99,7 @@ def convert(
         tensors = {key: _halve(weights, key, value) for key, value in tensors.items()}
     extra = _description(weights, settings, keep)
     try:
-        with _whole_file(target) as temporary:
+        with whole_file(target) as temporary:
             if published:
                 torch.save(_published(weights, tensors, settings, extra, half), temporary)
             else:
@@ -141,17 +140,6 @@ def _usable_target(source: Path, target: Path, force: bool) -> Path:
         if not force:
             raise CheckpointError(f"{target}: exists already; give another name, or --force to write over it")
     return target
-
-
-@contextmanager
-def _whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well."""
-    temporary = path.with_name(f".{os.getpid()}.{path.name[-60:]}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _check_all(weights: WeightsFile) -> Any:

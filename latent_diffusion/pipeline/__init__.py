@@ -1,6 +1,6 @@
 """Inference on waveforms."""
 
-from latent_diffusion.pipeline.inputs import AudioSource
+from latent_diffusion.pipeline.hearing import AudioSource
 from latent_diffusion.pipeline.masking import mask_mixture
 from latent_diffusion.pipeline.pipeline import MultiTrackPipeline
 from latent_diffusion.pipeline.results import MultiTrackResult, SamplingSettings, mix

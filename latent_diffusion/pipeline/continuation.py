@@ -11,6 +11,7 @@ from torch import Tensor
 from latent_diffusion.diffusion.samplers import Progress
 from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.pipeline.core import LatentPipeline
+from latent_diffusion.pipeline.hearing import level_of
 from latent_diffusion.pipeline.results import SamplingSettings
 from latent_diffusion.pipeline.sections import Job, crossfade, run_sections
 from latent_diffusion.tasks import Generation
@@ -46,17 +47,18 @@ def go_on(
     """
     if sampling.overlap == 0:
         raise ConfigError("overlap: found 0, expected above 0 to go on from a recording")
-    hop, window = pipeline.latent_hop, pipeline.settings.latent_shape[1]
+    hop, window, rate = pipeline.latent_hop, pipeline.settings.latent_shape[1], pipeline.settings.mel.sample_rate
     held = torch.zeros(len(pipeline.stems), 0)
     for piece in recording:
         held = torch.cat([held, piece[:, 0]], dim=1)
         if held.shape[1] > window * hop:
             yield held[:, None, : -window * hop]
             held = held[:, -window * hop :]
-    head = _last_latents(pipeline, held, seed)
+    level = level_of(lambda start, count: held[:, start : start + count].sum(0), held.shape[1], rate)
+    head = _last_latents(pipeline, held / level, seed)
     known = head.shape[-2] * hop
     job = Job(Generation(), known + hop + samples, None, None, seed)
-    made = run_sections(pipeline, job, sampling, progress=progress, head=head)
+    made = (level * piece for piece in run_sections(pipeline, job, sampling, progress=progress, head=head))
     left = held.shape[1] + samples
     for piece in crossfade(_after(held, hop, made, known)):
         piece = piece[:, None, :left]

@@ -1,33 +1,18 @@
-"""What users hand in: audio of any rate and channels, read piece by piece, and guidance scales by stem."""
+"""What users hand in: waveforms of any rate and channels, and guidance scales by stem."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from latent_diffusion.diffusion.guidance import Scale
 from latent_diffusion.errors import ConfigError, DataError
-from latent_diffusion.resampling import resample, resampled_length, source_range
 
 Waveform = Tensor | np.ndarray
 MOST_CHANNELS = 32  # a longer first axis than this and than the second is taken for the samples, by mistake
-
-
-class AudioSource(Protocol):
-    """Audio that can be read piece by piece: a file, for example."""
-
-    sample_rate: int  # hz
-    samples: int  # of one channel, at least 1
-    channels: int
-
-    def read(self, start: int, count: int) -> Tensor:
-        """Samples `start` to `start + count`, all within the audio: (channels, count), float32, finite."""
-        ...
 
 
 class ArraySource:
@@ -69,44 +54,6 @@ class ArraySource:
     def read(self, start: int, count: int) -> Tensor:
         """(channels, count)."""
         return self.waveform[:, start : start + count]
-
-
-def read_mono(source: AudioSource, start: int, count: int, sample_rate: int) -> Tensor:
-    """A stretch of a source as the model hears it: mono, resampled, clipped to [-1, 1].
-
-    Args:
-        source: where to read.
-        start, count: the stretch, in samples at `sample_rate`.
-        sample_rate: hz.
-
-    Returns:
-        (count,); zeros beyond the end.
-    """
-    first, last, before = source_range(start, count, source.samples, source.sample_rate, sample_rate)
-    if last <= first:
-        return torch.zeros(count)
-    mono = source.read(first, last - first).mean(0)
-    stretch = resample(mono, source.sample_rate, sample_rate).clamp(-1.0, 1.0)[before:][:count]
-    return F.pad(stretch, (0, count - len(stretch)))
-
-
-class MonoSource:
-    """A source as the model hears it, as a source of its own.
-
-    Args:
-        source: what is read.
-        sample_rate: the model's, hz.
-    """
-
-    channels = 1
-
-    def __init__(self, source: AudioSource, sample_rate: int):
-        self.source, self.sample_rate = source, sample_rate
-        self.samples = resampled_length(source.samples, source.sample_rate, sample_rate)
-
-    def read(self, start: int, count: int) -> Tensor:
-        """(1, count)."""
-        return read_mono(self.source, start, count, self.sample_rate)[None]
 
 
 def resolve_guidance(scale: Scale | Mapping[str, float], stems: tuple[str, ...], default: float) -> Scale:

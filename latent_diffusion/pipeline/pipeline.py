@@ -10,13 +10,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from latent_diffusion.checkpoints import load_pipeline_parts
 from latent_diffusion.diffusion.guidance import Scale
 from latent_diffusion.diffusion.samplers import Progress
 from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.models import find_checkpoint
 from latent_diffusion.pipeline.continuation import go_on
 from latent_diffusion.pipeline.core import LatentPipeline
-from latent_diffusion.pipeline.inputs import ArraySource, AudioSource, MonoSource, Waveform, resolve_guidance
+from latent_diffusion.pipeline.hearing import AudioSource, MonoSource, level_of
+from latent_diffusion.pipeline.inputs import ArraySource, Waveform, resolve_guidance
 from latent_diffusion.pipeline.masking import MaskFilter, filter_stream
 from latent_diffusion.pipeline.results import MEAN_AVERAGE, MEAN_PASSES, POSTERIOR_MEAN, SamplingSettings, mix
 from latent_diffusion.pipeline.sections import Job, run_sections
@@ -48,8 +50,6 @@ class MultiTrackPipeline(LatentPipeline):
         Raises:
             CheckpointError: the file cannot be used; one line says why.
         """
-        from latent_diffusion.checkpoints import load_pipeline_parts
-
         unet, first_stage, schedule, scale, mean, settings = load_pipeline_parts(find_checkpoint(path, "model"))
         parts = [part.to(device).eval().requires_grad_(False) for part in (unet, first_stage, schedule)]
         if torch.device(device).type == "cpu":  # the VAE's convolutions take about two thirds of the time so
@@ -84,7 +84,8 @@ class MultiTrackPipeline(LatentPipeline):
         """Take a recording apart.
 
         Args:
-            mixture: (samples,) or (channels, samples), numpy or torch, any length above 0. The model hears it mono.
+            mixture: (samples,) or (channels, samples), numpy or torch, any length above 0 and of any level. The model
+                hears it mono and at the level of its training; the stems are as loud as the mixture.
             sample_rate: hz, any.
             guidance_scale: above 1 follows the mixture more closely; one number, one a stem, or {stem: number}, where
                 stems that are not named have 1.
@@ -170,8 +171,8 @@ class MultiTrackPipeline(LatentPipeline):
             plan: the given stems' tempo and chords, where they are known; None leaves them to the model's ear.
 
         Returns:
-            {stem: (1, samples)} at the model's rate, the given ones unchanged but for rate and channels
-            (mono) and clipping to [-1, 1].
+            {stem: (1, samples)} at the model's rate, the given ones unchanged but for rate and channels (mono); those
+            that are made are as loud as suits them.
 
         Raises:
             DataError: unknown stems, unequal lengths, or nothing left to make.
@@ -196,10 +197,13 @@ class MultiTrackPipeline(LatentPipeline):
         """As `separate`, from an `AudioSource`; yields (S, channels, n), one after the other."""
         s, mel = sampling or self.suited_sampling(refine), self.settings.mel
         mono = MonoSource(source, mel.sample_rate)
+        level = level_of(mono.read, mono.samples, mono.sample_rate)
         task = Separation(resolve_guidance(guidance_scale, self.stems, 1.0), refine, mask_exponent, mask_rounds)
-        job = Job(task, mono.samples, lambda start, count: mono.read(start, count)[0], None, seed)
+        job = Job(
+            task, mono.samples, lambda start, count: (mono.read(start, count)[0] / level).clamp(-1, 1), None, seed
+        )
         if refine == "none":
-            return _cut(run_sections(self, job, s, progress=progress), mono.samples)
+            return (piece * level for piece in _cut(run_sections(self, job, s, progress=progress), mono.samples))
         masker = MaskFilter(mel, source.sample_rate, task.exponent(s.mask_exponent), mask_rounds)
         count = _Count(progress, -(-source.samples // masker.block_samples))
         log_mels = run_sections(self, job, s, waveforms=False, progress=count.batches)
@@ -283,14 +287,27 @@ class MultiTrackPipeline(LatentPipeline):
         made = self._stems_to_make(sources, generate)
         given = {name: MonoSource(source, rate) for name, source in sources.items() if name not in made}
         samples = _one_length(given)
+        level = level_of(lambda start, count: sum(x.read(start, count) for x in given.values()), samples, rate)
 
         def read(start: int, count: int) -> Tensor:
             silence = torch.zeros(1, count)
-            return torch.cat([given[name].read(start, count) if name in given else silence for name in self.stems])
+            parts = [given[name].read(start, count) if name in given else silence for name in self.stems]
+            return (torch.cat(parts) / level).clamp(-1, 1)
 
         task = Arrangement(resolve_guidance(guidance_scale, self.stems, 0.0), generate=made, plan=plan)
         mixture = (lambda a, n: mix(read(a, n))) if task.needs_mixture else None
-        return _cut(run_sections(self, Job(task, samples, mixture, read, seed), s, progress=progress), samples)
+        pieces = run_sections(self, Job(task, samples, mixture, read, seed), s, progress=progress)
+        return self._beside(given, (piece * level for piece in _cut(pieces, samples)))
+
+    def _beside(self, given: Mapping[str, MonoSource], pieces: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Pieces (S, 1, n) with the given stems as they were given."""
+        start = 0
+        for piece in pieces:
+            for i, name in enumerate(self.stems):
+                if name in given:
+                    piece[i] = given[name].read(start, piece.shape[-1])
+            start += piece.shape[-1]
+            yield piece
 
     def _stems_to_make(self, given: Iterable[str], generate: str | Iterable[str] | None) -> tuple[str, ...]:
         """The stems that an arrangement makes."""

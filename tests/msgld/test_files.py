@@ -16,7 +16,9 @@ import soundfile
 
 from tests.msgld.files import RATE, Run, names, read, write
 from tests.msgld.test_use import REPOSITORY
-from utilities import songs, streams
+from utilities import songs
+from utilities.audio import stream
+from utilities.audio import write as writing
 
 
 def total(folder: Path) -> np.ndarray:
@@ -68,7 +70,7 @@ def test_files_that_cannot_be_read_from_anywhere(kind: str, tmp_path: Path) -> N
     sweep = 0.4 * np.sin(2 * np.pi * (100 + 500 * t) * t)
     soundfile.write(tmp_path / f"song.{kind}", np.stack([sweep, 0.5 * sweep], 1), RATE, format=kind.upper())
     whole, _ = soundfile.read(tmp_path / f"song.{kind}", dtype="float32")
-    source = streams.FileSource(tmp_path / f"song.{kind}")
+    source = stream.FileSource(tmp_path / f"song.{kind}")
     source.check()
     assert source.samples == len(whole)
     starts = np.random.default_rng(1).integers(0, len(whole) - 500, 40)
@@ -177,7 +179,7 @@ def test_arranging_again_is_skipped(run: Run, tmp_path: Path) -> None:
 
 def test_files_too_large_for_wav(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     song = write(tmp_path / "song.wav", 0.2, 2)
-    monkeypatch.setattr(streams, "WAV_BYTES", 4 * song.size - 1)
+    monkeypatch.setattr(writing, "WAV_BYTES", 4 * song.size - 1)
     assert run("separate", tmp_path / "song.wav", "--out", tmp_path / "out")[0] == 0
     assert soundfile.info(tmp_path / "out" / "song" / "bass.wav").format == "RF64"
     np.testing.assert_allclose(total(tmp_path / "out" / "song"), song, atol=1e-5)
@@ -209,8 +211,8 @@ def test_a_folder_named_like_a_stem_is_in_the_way(run: Run, tmp_path: Path) -> N
 
 def test_too_little_room_is_said_before_the_work(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(streams.shutil, "disk_usage", lambda folder: usage)
-    monkeypatch.setattr(streams, "_write_piece", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr(writing.shutil, "disk_usage", lambda folder: usage)
+    monkeypatch.setattr(writing, "_write_piece", lambda *_: pytest.fail("work was done"))
     status, _, err = run("generate", "--seconds", 600_000, "--out", tmp_path)
     assert status == 2 and "the stems need 48.0 GB, 0.0 GB are free" in err
     assert not list(tmp_path.iterdir())

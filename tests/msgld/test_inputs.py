@@ -14,8 +14,9 @@ import torch
 from latent_diffusion.errors import DataError
 from tests.msgld.files import RATE, Run, names, read, write
 from tests.tiny import tones
-from utilities import songs, streams
+from utilities import songs
 from utilities.audio import AudioInfo
+from utilities.audio import write as writing
 
 
 def test_bad_files_do_not_stop_good_ones(run: Run, tmp_path: Path) -> None:
@@ -117,14 +118,14 @@ def test_results_that_are_not_finite_are_not_written(tmp_path: Path, value: floa
     good, broken = torch.zeros(2, 1, 500), torch.zeros(2, 1, 500)
     broken[1, 0, 3] = value
     with pytest.raises(DataError, match="holds NaN or infinite samples"):
-        streams.write_stems(tmp_path / "song", ("bass", "drums"), [good, broken], AudioInfo(RATE, 1000, 1), mix=True)
+        writing.write_stems(tmp_path / "song", ("bass", "drums"), [good, broken], AudioInfo(RATE, 1000, 1), mix=True)
     assert not list(tmp_path.iterdir())
 
 
 def test_full_disk(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "a.wav", 0.1)
     write(tmp_path / "b.wav", 0.1)
-    whole, calls = streams._write_piece, []
+    whole, calls = writing._write_piece, []
 
     def full(*arguments: object) -> None:
         whole(*arguments)
@@ -132,7 +133,7 @@ def test_full_disk(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         if len(calls) == 1:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(streams, "_write_piece", full)
+    monkeypatch.setattr(writing, "_write_piece", full)
     out = tmp_path / "out"
     status, shown, _ = run("separate", tmp_path / "a.wav", tmp_path / "b.wav", "--out", out)
     assert status == 1 and "cannot be written (No space left on device)" in shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +118,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
     before = path.read_bytes()
 
     def half_written(file: Path, *args: object, **kwargs: object) -> None:
-        Path(file).write_bytes(b"RIFF")
+        Path(os.fsdecode(file)).write_bytes(b"RIFF")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(soundfile, "write", half_written)

@@ -10,14 +10,13 @@ import pytest
 import scipy.linalg
 import torch
 
+from utilities.audio.levels import is_silent, level_dbfs
 from utilities.evaluation.frechet import FOLDS, FrameStatistics, FrechetScores, frechet_table
 from utilities.evaluation.metrics import (
     CEILING_DB,
     FLOOR_DB,
     MetricTable,
     bootstrap_interval,
-    is_silent,
-    level_dbfs,
     log_mel_mse,
     log_mel_si_sdr,
     sdr,

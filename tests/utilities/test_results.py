@@ -20,7 +20,7 @@ from utilities.cli import main
 from utilities.evaluation.metrics import log_mel_mse, si_sdr
 from utilities.evaluation.pictures import PictureRow, draw_log_mels
 from utilities.evaluation.scores import read_rows
-from utilities.files import safe_name, whole_file
+from utilities.files import safe_name, whole_file, whole_folder
 from utilities.results import ResultWriter, stem_folder
 
 STEMS = ("bass", "drums", "guitar")
@@ -376,3 +376,18 @@ def test_a_file_that_fails_leaves_the_old_one(tmp_path):
         temporary.write_text("half")
         raise RuntimeError
     assert path.read_text() == "old" and [p.name for p in path.parent.iterdir()] == ["a.npy"]
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "deep" / "song"
+    with pytest.raises(RuntimeError), whole_folder(path) as temporary:
+        (temporary / "a").write_text("half")
+        raise RuntimeError
+    assert not list(path.parent.iterdir())
+    for text in ("old", "new"):
+        with whole_folder(path) as temporary:
+            (temporary / "a").write_text(text)
+            assert not path.exists() or (path / "a").read_text() == "old"
+        (path / "mine").write_text("kept")
+    assert {file.name: file.read_text() for file in path.iterdir()} == {"a": "new", "mine": "kept"}
+    assert [entry.name for entry in path.parent.iterdir()] == ["song"]

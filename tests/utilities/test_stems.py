@@ -135,7 +135,7 @@ def test_unusable_tracks_are_left_out_with_reasons(tmp_path: Path, caplog: pytes
     write_track(tmp_path / "Good")
     write_track(tmp_path / "Short", seconds=0.5)
     (write_track(tmp_path / "Lacking") / "drums.wav").unlink()
-    soundfile.write(write_track(tmp_path / "Unequal") / "drums.wav", np.zeros(11_999), 4000)
+    soundfile.write(write_track(tmp_path / "Unequal") / "drums.wav", np.zeros(11_590), 4000)
     (write_track(tmp_path / "Text") / "drums.wav").write_text("no audio")
     soundfile.write(write_track(tmp_path / "Empty") / "voice.wav", np.zeros(0), 4000)
     cut = write_track(tmp_path / "Cut") / "bass.wav"
@@ -149,7 +149,7 @@ def test_unusable_tracks_are_left_out_with_reasons(tmp_path: Path, caplog: pytes
     assert set(dataset.left_out) == {"Short", "Lacking", "Unequal", "Text", "Empty", "Cut", "Nothing"}
     assert "0.50 s, shorter than one window of 1.00 s" in dataset.left_out["Short"]
     assert "lacks drums.wav" in dataset.left_out["Lacking"] and "lacks bass.wav" in dataset.left_out["Nothing"]
-    assert "12000" in dataset.left_out["Unequal"] and "11999" in dataset.left_out["Unequal"]
+    assert "12000" in dataset.left_out["Unequal"] and "11590" in dataset.left_out["Unequal"]
     assert "unequal lengths" in dataset.left_out["Cut"]
     assert "drums.wav: not readable" in dataset.left_out["Text"]
     assert "voice.wav: holds no samples" in dataset.left_out["Empty"]
@@ -221,3 +221,55 @@ def test_file_that_breaks_later_is_replaced(tmp_path: Path, caplog: pytest.LogCa
         (tmp_path / track / "bass.flac").unlink()
     with pytest.raises(DataError, match="no track can be read"):
         dataset[0, 0]
+
+
+# ---- what comes from elsewhere
+
+
+def test_stems_may_differ_by_a_tenth_of_a_second(tmp_path: Path) -> None:
+    """By a sample, or by the rounding of a rate: the track is as long as its shortest stem."""
+    track = write_track(tmp_path / "Sample")
+    soundfile.write(track / "drums.wav", np.full(11_999, 0.1), 4000)
+    soundfile.write(track / "voice.wav", np.full(round(3.0 * 11_025) - 2, 0.1), 11_025)
+    soundfile.write(write_track(tmp_path / "Bound") / "drums.wav", np.zeros(11_600), 4000)
+    soundfile.write(write_track(tmp_path / "Beyond") / "drums.wav", np.zeros(11_596), 4000)
+    dataset = StemDataset(tmp_path, STEMS, MEL, shift=False)
+    assert {t.name: t.samples for t in dataset.tracks} == {"Bound": 11_600, "Sample": 11_999}
+    assert "unequal lengths, bass.wav 12000 samples" in dataset.left_out["Beyond"]
+    last = dataset[5]
+    assert last["name"] == "Sample_from_2" and last["valid_samples"] == WINDOW - 1
+    assert (last["stems"][1:, : WINDOW - 3] > 0.05).all()
+
+
+def test_case_of_letters_and_other_endings(tmp_path: Path) -> None:
+    track = write_track(tmp_path / "Track")
+    os.rename(track / "bass.wav", track / "Bass.WAV")
+    data, _ = soundfile.read(track / "drums.wav")
+    soundfile.write(track / "DRUMS.aiff", data, 4000)
+    soundfile.write(track / "voice.caf", data, 4000)
+    os.remove(track / "voice.wav")
+    os.remove(track / "drums.wav")
+    (tmp_path / "Link").symlink_to(track)
+    dataset = StemDataset(tmp_path, STEMS, MEL, shift=False)
+    assert [[file.name for file in t.files] for t in dataset.tracks] == [["Bass.WAV", "DRUMS.aiff", "voice.caf"]] * 2
+    soundfile.write(track / "drums.wav", data, 4000)
+    assert StemDataset(tmp_path, STEMS, MEL, shift=False).tracks[0].files[1].name == "drums.wav"
+
+
+def test_what_windows_cannot_be_read_from_is_said(tmp_path: Path) -> None:
+    """Lossy formats give other samples after a seek: stems would shift against each other."""
+    write_track(tmp_path / "Good")
+    for name, ending in {"Lossy": "mp3", "Apple": "m4a"}.items():
+        track = write_track(tmp_path / name)
+        if ending == "mp3":
+            data, _ = soundfile.read(track / "voice.wav")
+            soundfile.write(track / "voice.mp3", data, 8000)
+        else:
+            (track / "voice.m4a").write_bytes(b"ftyp")
+        os.remove(track / "voice.wav")
+    cut = write_track(tmp_path / "Cut", stems=("voice",), suffix=".aiff") / "voice.aiff"
+    os.truncate(cut, cut.stat().st_size // 2)
+    left_out = StemDataset(tmp_path, ("voice",), MEL, shift=False).left_out
+    assert left_out["Lossy"] == "voice.mp3: MP3 (MPEG_LAYER_III) gives no exact windows; convert it to flac or wav"
+    assert "voice.m4a is there, but m4a files cannot be read; convert it to wav or flac" in left_out["Apple"]
+    assert left_out["Cut"].startswith("voice.aiff: is cut off, its header promises")

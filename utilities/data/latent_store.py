@@ -28,13 +28,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from latent_diffusion.errors import DataError
-from utilities.data.stems import Track
-from utilities.files import safe_name
+from latent_diffusion.files import TEMPORARY
+
+from ..files import safe_name, whole_file
+from .stems import Track
 
 log = logging.getLogger(__name__)
 
 TENSOR = "posterior"
-TEMPORARY = ".*.tmp.*"
 STALE_AFTER = 600.0  # seconds without a sign of life after which another machine's claim is no longer respected
 
 
@@ -125,15 +126,8 @@ class LatentStore:
         half = posterior.half().contiguous()
         if not bool(half.isfinite().all()):
             raise DataError(f"{track.name}: its latents are not finite; check the VAE's weights")
-        path = self.path(track)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # a random part, as process ids repeat from machine to machine
-        temporary = path.with_name(f".{uuid.uuid4().hex}.tmp.safetensors")
-        try:
+        with whole_file(self.path(track)) as temporary:
             save_file({TENSOR: half}, temporary, {"track": track.name, "contents": contents, "state": state})
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Remove what processes that were killed while writing left half written."""
@@ -241,10 +235,5 @@ def describe_key(folder: Path, description: dict[str, Any]) -> None:
     path = folder / "about.json"
     if path.exists():
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp.json")
-    try:
+    with whole_file(path) as temporary:
         temporary.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Windows of aligned stems, read from `<folder>/<track>/<stem>.wav` or `.flac`.
+"""Windows of aligned stems, read from `<folder>/<track>/<stem>.wav`, `.flac` or another lossless format.
 
 The windows of a track lie one after the other, every `mel.window_samples` samples at the model's rate. In training a
 window's start is then moved by up to half a window either way, and kept inside the track; a rest longer than half a
@@ -25,13 +25,22 @@ from torch.utils.data import Dataset
 from latent_diffusion.errors import DataError
 from latent_diffusion.pipeline import mix
 from latent_diffusion.settings import MelSettings
-from utilities.audio import AudioInfo, audio_info, read_window, resampled_length
-from utilities.data.augmentation import Augmentation
-from utilities.evaluation.metrics import is_silent
+
+from ..audio import (
+    AudioInfo,
+    inspect_for_windows,
+    is_silent,
+    read_window,
+    resampled_length,
+    stem_files,
+    stem_named,
+    why_unreadable,
+)
+from .augmentation import Augmentation
 
 log = logging.getLogger(__name__)
 
-STEM_SUFFIXES = (".wav", ".flac")  # in order of preference
+UNEVEN = 0.1  # seconds that the stems of a track may differ in length: the track is as long as its shortest
 _REASONS_SHOWN = 10
 _SCAN_THREADS = 8
 _REMIX_TRIES = 4  # places that are tried for one that sounds
@@ -123,26 +132,31 @@ class StemDataset(Dataset):
     def _inspect(self, name: str, folder: Path) -> Track | str:
         """The track in a folder, or the reason why it cannot be used."""
         try:
-            present = set(os.listdir(folder))
+            present = [folder / name for name in sorted(os.listdir(folder))]
         except OSError as error:
             return f"folder cannot be read ({error.strerror})"
-        files, infos = [], []
+        files, infos, faults, of_stems = [], [], [], stem_files(present, self.stems)
         for stem in self.stems:
-            file = next((stem + suffix for suffix in STEM_SUFFIXES if stem + suffix in present), None)
-            if file is None:
-                return f"lacks {stem}.wav (or .flac)"
+            if stem not in of_stems:
+                return f"lacks {stem}.wav (or .flac)" + _unreadable_instead(present, stem)
+            files.append(of_stems[stem][0])
             try:
-                infos.append(audio_info(folder / file))
+                info, fault = inspect_for_windows(files[-1])
             except DataError as error:
-                return str(error).replace(f"{folder}{os.sep}", "")
-            files.append(folder / file)
-        first = infos[0]
-        for file, info in zip(files[1:], infos[1:], strict=True):
-            if info.samples * first.sample_rate != first.samples * info.sample_rate:
-                return f"unequal lengths, {_describe(files[0], first)} but {_describe(file, info)}"
-        samples = resampled_length(first.samples, first.sample_rate, self.mel.sample_rate)
+                return _without_folder(error, folder)
+            infos.append(info)
+            faults += [_without_folder(fault, folder)] if fault else []
+        lengths = [resampled_length(info.samples, info.sample_rate, self.mel.sample_rate) for info in infos]
+        samples = min(lengths)
+        if max(lengths) - samples > UNEVEN * self.mel.sample_rate:
+            ends = (lengths.index(length) for length in (max(lengths), samples))
+            found = " but ".join(_describe(files[i], infos[i]) for i in ends)
+            return "; ".join([f"unequal lengths, {found}", *faults])
+        if faults:
+            return faults[0]
         if samples < self.mel.window_samples:
-            return f"lasts {first.seconds:.2f} s, shorter than one window of {self.mel.window_seconds:.2f} s"
+            seconds = samples / self.mel.sample_rate
+            return f"lasts {seconds:.2f} s, shorter than one window of {self.mel.window_seconds:.2f} s"
         return Track(name, tuple(files), tuple(infos), samples)
 
     def _cut(self) -> list[tuple[int, int]]:
@@ -293,6 +307,16 @@ def _unique_names(found: list[tuple[int, Path]]) -> list[str]:
         taken.add(name)
         names.append(name)
     return names
+
+
+def _unreadable_instead(files: Sequence[Path], stem: str) -> str:
+    """Words about a file of the stem that is there but cannot be read."""
+    found = [file for file in files if stem_named(file.stem, [stem]) and why_unreadable(file)]
+    return f"; {found[0].name} is there, but {why_unreadable(found[0])}" if found else ""
+
+
+def _without_folder(text: object, folder: Path) -> str:
+    return str(text).replace(f"{folder}{os.sep}", "")
 
 
 def _describe(file: Path, info: AudioInfo) -> str:

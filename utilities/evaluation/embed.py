@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
 from matplotlib import colormaps
 from PIL import Image, features
 
 from latent_diffusion.first_stage.mel import LogMel
 from latent_diffusion.settings import MelSettings
-from utilities.audio import audio_info
-from utilities.evaluation.folders import LONGEST_DIFFERENCE
-from utilities.streams import FileSource
+
+from ..audio import FileSource, audio_info, encode
+from .folders import LONGEST_DIFFERENCE
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +29,6 @@ LOSSY_BYTES = 27e6  # up to this much as Ogg Vorbis, more in shorter excerpts
 _FLAC_RATIO = 0.6  # of PCM-16, about
 _VORBIS_FIXED, _VORBIS_RATIO = 6000.0, 0.07  # bytes a second, and of PCM-16, about
 _SHORTER = (LONGEST_SECONDS, 24.0, 18.0, 12.0, 8.0, 5.0)  # seconds of each file, tried in this order
-_BLOCK = 65_536  # samples written at once: libsndfile's Vorbis encoder overflows its stack on long ones
 _RANGE_DB = 80.0
 _PICTURE_WIDTH, _PICTURE_MELS = 720, 80
 _DB_PER_NEPER = 20 / np.log(10)
@@ -89,13 +87,7 @@ def choose_quality(paths: Iterable[Path]) -> tuple[bool, float]:
 
 def encode_audio(excerpt: Excerpt, lossless: bool) -> tuple[str, bytes]:
     """MIME type and file: 16-bit FLAC, or Ogg Vorbis; both play in current browsers."""
-    kind = ("FLAC", "PCM_16", "audio/flac") if lossless else ("OGG", "VORBIS", "audio/ogg")
-    buffer = io.BytesIO()
-    channels = excerpt.samples.shape[1]
-    with soundfile.SoundFile(buffer, "w", excerpt.sample_rate, channels, kind[1], format=kind[0]) as file:
-        for begin in range(0, len(excerpt.samples), _BLOCK):
-            file.write(excerpt.samples[begin : begin + _BLOCK].clip(-1, 1))
-    return kind[2], buffer.getvalue()
+    return encode(excerpt.samples, excerpt.sample_rate, lossless)
 
 
 def spectrogram(excerpt: Excerpt, highest: float) -> np.ndarray:

@@ -12,6 +12,7 @@ A file called mix or mixture is the mixture, not a stem.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -22,10 +23,11 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.errors import DataError
-from utilities.audio import resample
-from utilities.streams import FileSource
 
-ENDINGS = frozenset((".wav", ".wave", ".flac", ".mp3", ".ogg", ".opus", ".aif", ".aiff", ".w64"))
+from ..audio import FileSource, is_readable, resample, stem_named, walk, why_unreadable
+
+log = logging.getLogger(__name__)
+
 MIXTURE = "mix"
 LONGEST_DIFFERENCE = 1.0  # seconds that two sides of an item may differ in length
 _MIXTURE_NAMES = ("mix", "mixture")
@@ -89,8 +91,7 @@ def read_tree(folder: str | os.PathLike[str], option: str) -> Tree:
 
 
 def _audio(folder: Path) -> Iterator[Path]:
-    files = (file for file in sorted(folder.iterdir()) if file.suffix.lower() in ENDINGS)
-    return (file for file in files if not file.name.startswith(".") and file.is_file())
+    return (file for file in sorted(folder.iterdir()) if is_readable(file) and file.is_file())
 
 
 def _stem(name: str) -> str:
@@ -100,10 +101,11 @@ def _stem(name: str) -> str:
 def _track_tree(root: Path) -> Tree:
     """`<track>/<stem>.wav` at any depth; audio in the folder itself makes it a track."""
     tree = Tree(root)
-    for place, folders, _ in os.walk(root):
-        folders.sort()
-        here = Path(place)
-        found = {_stem(file.stem): file for file in _audio(here)}
+    for here, files in walk(root):
+        found = {_stem(file.stem): file for file in files if is_readable(file)}
+        for file in files:
+            if reason := why_unreadable(file):
+                log.warning("%s: left out: %s", file, reason)
         if found:
             name = here.relative_to(root).as_posix()
             tree.items[root.resolve().name if name == "." else name] = found
@@ -157,7 +159,9 @@ def pair(estimates: Tree, references: Tree) -> dict[str, str]:
 
 
 def rename_published(estimates: Tree, references: Tree) -> None:
-    """Give an estimate's `stem_<i>` the name that the reference's tree has for it."""
+    """Give an estimate's stems the references' names: in their case, and what they call a `stem_<i>`."""
+    for name, item in estimates.items.items():
+        estimates.items[name] = {stem_named(stem, references.stems) or stem: file for stem, file in item.items()}
     if set(estimates.stems) & set(references.stems):
         return
     for name, item in estimates.items.items():

@@ -28,32 +28,14 @@ from torch import Tensor
 from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio, signal_distortion_ratio
 from torchmetrics.functional.regression import mean_squared_error
 
-from utilities.files import whole_file
+from ..audio.levels import SILENCE_DBFS, is_silent
+from ..files import whole_file
 
-SILENCE_DBFS = -60.0  # RMS level under which a waveform in [-1, 1] is silent
 FLOOR_DB = -100.0  # SI-SDR of a silent estimate of a target that sounds
 CEILING_DB = 100.0  # SI-SDR of an estimate that equals its target
 _SDR_FILTER = 512  # taps of the distortion that SDR allows
 _SDR_LOADING = 1e-10  # keeps the filter's equations solvable for pure tones; bounds SDR near CEILING_DB
 _CONSTANT_STD = 1e-4  # a log-mel that varies less than this carries nothing but its mean
-
-
-def level_dbfs(waveform: Tensor) -> float:
-    """RMS level of a waveform.
-
-    Args:
-        waveform: any shape, in [-1, 1].
-
-    Returns:
-        Level in dB relative to a constant of 1; `-inf` for digital silence or no samples.
-    """
-    power = float(waveform.detach().double().square().mean()) if waveform.numel() else 0.0
-    return 10 * math.log10(power) if power > 0 else -math.inf
-
-
-def is_silent(waveform: Tensor, silence_dbfs: float = SILENCE_DBFS) -> bool:
-    """Whether the RMS level of `waveform` (any shape) is below `silence_dbfs`."""
-    return level_dbfs(waveform) < silence_dbfs
 
 
 def log_mel_mse(estimate: Tensor, target: Tensor) -> float:

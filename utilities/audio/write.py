@@ -1,70 +1,58 @@
-"""Audio files read and written piece by piece, so that hours fit into little memory."""
+"""Sound files written whole or not at all: one waveform, or the stems of a song piece by piece."""
 
 from __future__ import annotations
 
+import io
 import logging
-import os
 import shutil
-import tempfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import soundfile
 import torch
 from torch import Tensor
 
 from latent_diffusion.errors import DataError
-from utilities.audio import AudioInfo, audio_info, check_not_cut_off, name_for_sndfile, read_stretch, why_not_written
-from utilities.decoding import decode, must_be_decoded
+from latent_diffusion.files import whole_file, whole_folder
+
+from .read import AudioInfo, audio_info, name_for_sndfile
 
 log = logging.getLogger(__name__)
 
 SUBTYPES = {"wav": "FLOAT", "flac": "PCM_24"}  # float: stems may exceed 1 and must not be clipped to sum to the mixture
 FLAC_CHANNELS = 8
 WAV_BYTES = 2**32 - 2**16  # of audio that a wav can say it holds; what is longer is RF64, the same with longer numbers
-_BLOCK = 2**20  # samples of all channels read at once
+_BLOCK = 65_536  # samples encoded at once: libsndfile's Vorbis encoder overflows its stack on long ones
 
 
-class FileSource:
-    """An audio file as a `latent_diffusion.pipeline.AudioSource`: every stretch is read when it is asked for.
+def why_not_written(error: Exception) -> str:
+    """What an error of writing says, as one line; soundfile asserts that all was written, or says "System error"."""
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+    return "the disk may be full" if not reason or "System error" in reason else reason
 
-    What cannot be read from anywhere (mp3, ogg ...) is decoded into a temporary file first.
+
+def write_wav(path: str | Path, waveform: Tensor | np.ndarray, sample_rate: int) -> None:
+    """Write a 16-bit wav file, whole or not at all; missing folders are made.
 
     Args:
-        path: any file that libsndfile reads.
+        path: the file.
+        waveform: (samples,) or (channels, samples); samples beyond [-1, 1] are clipped.
+        sample_rate: in hz.
 
     Raises:
-        DataError: it is missing, empty or not audio.
+        DataError: the waveform holds samples that are not finite, or the file cannot be written.
     """
-
-    def __init__(self, path: str | Path):
-        self.path = self._decoded = Path(path)
-        if must_be_decoded(self.path):
-            self._folder = tempfile.TemporaryDirectory(prefix="msgld-")  # lives as long as this
-            self._decoded = Path(self._folder.name) / "decoded.w64"
-            decode(self.path, self._decoded)
-        self.info = audio_info(self._decoded)
-        self.sample_rate, self.samples, self.channels = self.info.sample_rate, self.info.samples, self.info.channels
-
-    def read(self, start: int, count: int) -> Tensor:
-        """Samples `start` to `start + count` as (channels, count), float32.
-
-        Raises:
-            DataError: they cannot be read, or are not finite.
-        """
-        return read_stretch(self._decoded, start, count)
-
-    def check(self) -> None:
-        """Read all of it once, before hours are spent on its beginning.
-
-        Raises:
-            DataError: as `read`; or a wav or ogg is cut off.
-        """
-        check_not_cut_off(self.path)
-        block = max(1, _BLOCK // self.channels)
-        for start in range(0, self.samples, block):
-            self.read(start, min(block, self.samples - start))
+    path = Path(path)
+    data = waveform.detach().cpu().float().numpy() if isinstance(waveform, Tensor) else np.asarray(waveform)
+    if not np.isfinite(data).all():
+        raise DataError(f"{path}: not written, the waveform holds NaN or infinite samples")
+    pcm = np.clip(np.floor(32768.0 * data.astype(np.float64)), -32768, 32767).astype(np.int16)
+    try:
+        with whole_file(path) as temporary:
+            soundfile.write(name_for_sndfile(temporary), pcm.T, int(sample_rate), subtype="PCM_16", format="WAV")
+    except (soundfile.SoundFileError, OSError) as error:
+        raise DataError(f"{path}: cannot be written ({why_not_written(error)})") from error
 
 
 def are_there(folder: Path, names: Iterable[str], shape: AudioInfo, kind: str) -> bool:
@@ -97,15 +85,11 @@ def write_stems(
     """
     names = [*names, *(["mix"] if mix else [])]
     targets = [folder / f"{name}.{kind}" for name in names]
-    # beside the folder, on the same disk, hidden from whoever lists results; short, however long the folder's name is
-    name_sum = zlib.crc32(os.fsencode(folder.name))
-    temporary = folder.with_name(f".{name_sum:08x}.{os.getpid()}.tmp")
     files: dict[str, soundfile.SoundFile] = {}
     loudest = 0.0
     try:
-        try:
-            _check_targets(folder, targets)
-            temporary.mkdir(parents=True, exist_ok=True)
+        _check_targets(folder, targets)
+        with whole_folder(folder) as temporary:
             _check_room(temporary, shape.samples * shape.channels * len(names) if kind == "wav" else 0)
             for piece in pieces:
                 loudest = max(loudest, float(piece.abs().max()))
@@ -114,17 +98,11 @@ def write_stems(
                 file.close()
             for target in targets if kind == "wav" else []:
                 _forget_when(temporary / target.name)
-            if folder.exists():
-                for target in targets:
-                    os.replace(temporary / target.name, target)
-            else:
-                os.rename(temporary, folder)
-        except (soundfile.SoundFileError, OSError, AssertionError) as error:
-            raise DataError(f"{folder}: cannot be written ({why_not_written(error)})") from error
+    except (soundfile.SoundFileError, OSError, AssertionError) as error:
+        raise DataError(f"{folder}: cannot be written ({why_not_written(error)})") from error
     finally:
         for file in files.values():
             file.close()
-        shutil.rmtree(temporary, ignore_errors=True)
     if kind == "flac" and loudest > 1:
         log.warning("%s: up to %.2f times full scale, which flac clips; wav keeps it", folder, loudest)
     return targets
@@ -187,3 +165,22 @@ def _write_piece(
             )
         data = waveform.T.numpy()
         files[name].write(data if kind == "wav" else data.clip(-1.0, 1.0))
+
+
+def encode(samples: np.ndarray, sample_rate: int, lossless: bool) -> tuple[str, bytes]:
+    """A sound as a file in memory that plays in current browsers.
+
+    Args:
+        samples: (n, channels), clipped to [-1, 1].
+        sample_rate: hz.
+        lossless: 16-bit FLAC; otherwise Ogg Vorbis.
+
+    Returns:
+        The MIME type and the file.
+    """
+    kind, subtype, mime = ("FLAC", "PCM_16", "audio/flac") if lossless else ("OGG", "VORBIS", "audio/ogg")
+    buffer = io.BytesIO()
+    with soundfile.SoundFile(buffer, "w", sample_rate, samples.shape[1], subtype, format=kind) as file:
+        for begin in range(0, len(samples), _BLOCK):
+            file.write(samples[begin : begin + _BLOCK].clip(-1, 1))
+    return mime, buffer.getvalue()

@@ -22,22 +22,13 @@ import numpy as np
 import soundfile
 
 from latent_diffusion.errors import DataError
-from utilities.audio import UNKNOWN_LENGTH, InOrder, open_audio, why_not_written
+
+from .read import UNKNOWN_LENGTH, InOrder, open_audio
+from .write import why_not_written
 
 log = logging.getLogger(__name__)
 
-EXACT = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")  # encodings, flac's among them, that can be read from anywhere
 BLOCK = 4 * 1152  # samples read at once: some frames of an mp3
-
-
-def must_be_decoded(path: Path) -> bool:
-    """Whether a file cannot be read from anywhere, or does not say how long it is.
-
-    Raises:
-        DataError: it is missing, empty or not audio.
-    """
-    with open_audio(path, in_order=True) as file:
-        return file.frames >= UNKNOWN_LENGTH or not file.subtype.startswith(EXACT)
 
 
 def decode(path: Path, decoded: Path) -> None:
@@ -63,13 +54,20 @@ def decode(path: Path, decoded: Path) -> None:
                 except _BrokenOff as error:
                     if not near_its_end():
                         raise DataError(
-                            f"{path}: cannot be decoded after sample {samples} ({error}); replace the file"
+                            f"{path}: cannot be decoded after sample {samples} ({error}): it is cut off or damaged; "
+                            "replace the file"
                         ) from error
-                    log.warning("%s: what comes after sample %d cannot be decoded and is left out", path, samples)
+                    log.warning(
+                        "%s: what comes after sample %d cannot be decoded and is left out: it may be cut off",
+                        path,
+                        samples,
+                    )
     except (soundfile.SoundFileError, OSError, AssertionError) as error:
         raise DataError(f"{path}: cannot be decoded into a temporary file ({why_not_written(error)})") from error
     if samples < promised:
-        raise DataError(f"{path}: ends after {samples} samples, its header promises {promised}; replace the file")
+        raise DataError(
+            f"{path}: is cut off, it ends after {samples} samples, its header promises {promised}; replace the file"
+        )
     if not samples:
         raise DataError(f"{path}: holds no samples; expected audio")
 

@@ -1,13 +1,12 @@
-"""Reading, resampling and writing audio files.
+"""Opening sound files and reading stretches of them, at their own rate or another.
 
-Waveforms are float32 tensors (channels, samples) in [-1, 1]. Whatever libsndfile reads can be read (wav, flac, ...).
+Waveforms are float32 tensors (channels, samples), nominally in [-1, 1]. What libsndfile reads can be read.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,28 +16,12 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.errors import DataError
-from latent_diffusion.resampling import resample, resampled_length, source_range
+from latent_diffusion.resampling import resample, source_range
 
-__all__ = [
-    "AudioInfo",
-    "InOrder",
-    "audio_info",
-    "check_not_cut_off",
-    "name_for_sndfile",
-    "open_audio",
-    "read_audio",
-    "read_stretch",
-    "read_window",
-    "resample",
-    "resampled_length",
-    "to_mono",
-    "why_not_written",
-    "write_wav",
-]
+from .containers import MendedFile, check_not_cut_off, promise_of
 
-STREAMED = 0x7FFFFFFF  # bytes, or more, that a wav's header promises where its length was not known in advance
+_EXACT = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")  # encodings, flac's among them, that can be read from anywhere
 UNKNOWN_LENGTH = 2**62  # frames, or more, that libsndfile promises where a file does not say how many it has
-OGG_PAGE = 65_307  # bytes of the largest
 
 
 @dataclass(frozen=True)
@@ -89,17 +72,37 @@ def open_audio(path: str | Path, in_order: bool = False) -> soundfile.SoundFile:
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no file but a device or a pipe"
         raise DataError(f"{path}: is {kind}; expected an audio file")
     try:
-        file = (InOrder if in_order else soundfile.SoundFile)(name_for_sndfile(path))
+        file = _opened(path, InOrder if in_order else soundfile.SoundFile)
     except (soundfile.SoundFileError, OSError, TypeError) as error:
         # TypeError: soundfile asks for the missing format of headerless (.raw) files
-        reason = _reason(error) if status.st_size else "it is empty"
-        reason = reason if os.access(path, os.R_OK) else "no permission"
+        if not os.access(path, os.R_OK):
+            reason = "no permission"
+        else:
+            check_not_cut_off(path)
+            reason = _reason(error) if status.st_size else "it is empty"
         raise DataError(f"{path}: not readable as audio ({reason}); expected wav, flac, mp3, ogg ...") from error
     unknown = file.frames >= UNKNOWN_LENGTH and not in_order
     if file.frames <= 0 or unknown:
         file.close()
+        check_not_cut_off(path)
         what = "does not say how long it is; convert it to wav" if unknown else "holds no samples; expected audio"
         raise DataError(f"{path}: {what}")
+    return file
+
+
+def _opened(path: str | Path, kind: type[soundfile.SoundFile]) -> soundfile.SoundFile:
+    """The file; where its recorder did not write how long it is, as if it had."""
+    try:
+        file, failure = kind(name_for_sndfile(path)), None
+        if file.frames > 0:
+            return file
+    except soundfile.SoundFileError as error:
+        file, failure = None, error
+    promise = promise_of(path)
+    if promise is not None and not promise.closed:
+        return kind(MendedFile(path, promise))
+    if file is None:
+        raise failure
     return file
 
 
@@ -109,10 +112,9 @@ def _reason(error: Exception) -> str:
     return "in no known format" if reason.startswith("File does not exist") else reason  # it does: seen before
 
 
-def why_not_written(error: Exception) -> str:
-    """What an error of writing says, as one line; soundfile asserts that all was written, or says "System error"."""
-    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-    return "the disk may be full" if not reason or "System error" in reason else reason
+def readable_anywhere(file: soundfile.SoundFile) -> bool:
+    """Whether a file says how long it is and gives the same samples after a seek (see `decode`)."""
+    return file.frames < UNKNOWN_LENGTH and file.subtype.startswith(_EXACT)
 
 
 def audio_info(path: str | Path) -> AudioInfo:
@@ -125,36 +127,21 @@ def audio_info(path: str | Path) -> AudioInfo:
         return AudioInfo(file.samplerate, file.frames, file.channels)
 
 
-def check_not_cut_off(path: str | Path) -> None:
-    """Of a wav that is cut off, or an ogg, libsndfile reads what is there, without a word; other files pass.
-
-    An ogg that ends between two of its pages passes, too: that is how a recorded stream ends.
+def inspect_for_windows(path: str | Path) -> tuple[AudioInfo, str]:
+    """The header of a file that `read_window` is to read, and what keeps it from doing so ("" where nothing does).
 
     Raises:
-        DataError: there should be more of it.
-        OSError: it cannot be read.
+        DataError: as `audio_info`.
     """
-    with open(path, "rb") as file:
-        start, size = file.read(12), os.fstat(file.fileno()).st_size
-        place = 12
-        while start[:4] == b"RIFF" and start[8:] == b"WAVE" and place + 8 <= size:
-            file.seek(place)
-            name, length = struct.unpack("<4sI", file.read(8))
-            place += 8
-            if name == b"data":
-                if length < STREAMED and place + length > size:
-                    raise DataError(
-                        f"{path}: is cut off, its header promises {length} bytes of audio, {size - place} are there; "
-                        "replace the file"
-                    )
-                return
-            place += length + length % 2
-        if start[:4] == b"OggS":
-            file.seek(max(0, size - OGG_PAGE))
-            _, mark, page = file.read().rpartition(b"OggS")
-            # after the mark: 22 bytes, the number of parts, a byte with the size of each, the parts
-            if mark and (len(page) < 23 or len(page) < 23 + page[22] + sum(page[23 : 23 + page[22]])):
-                raise DataError(f"{path}: is cut off, its last page is not whole; replace the file")
+    with open_audio(path, in_order=True) as file:
+        info, fault = AudioInfo(file.samplerate, file.frames, file.channels), ""
+        if not readable_anywhere(file):
+            fault = f"{path}: {file.format} ({file.subtype}) gives no exact windows; convert it to flac or wav"
+        try:
+            check_not_cut_off(path, file)
+        except DataError as error:
+            fault = str(error)
+    return info, fault
 
 
 def _read_frames(file: soundfile.SoundFile, path: str | Path, start: int, frames: int) -> Tensor:
@@ -164,10 +151,14 @@ def _read_frames(file: soundfile.SoundFile, path: str | Path, start: int, frames
             file.seek(start)
         data = file.read(frames, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError) as error:
-        raise DataError(f"{path}: cannot be decoded at sample {start} ({_reason(error)}); replace the file") from error
+        raise DataError(
+            f"{path}: cannot be decoded at sample {start} ({_reason(error)}): it is cut off or damaged; "
+            "replace the file"
+        ) from error
     if len(data) != frames:
         raise DataError(
-            f"{path}: ends after {start + len(data)} samples, its header promises {file.frames}; replace the file"
+            f"{path}: is cut off, it ends after {start + len(data)} samples, its header promises {file.frames}; "
+            "replace the file"
         )
     if not np.isfinite(data).all():
         raise DataError(f"{path}: holds NaN or infinite samples between {start} and {start + frames}; replace the file")
@@ -184,6 +175,7 @@ def read_audio(path: str | Path) -> tuple[Tensor, int]:
         DataError: the file is missing, empty, not audio, cut off, or holds samples that are not finite.
     """
     with open_audio(path) as file:
+        check_not_cut_off(path, file)
         return _read_frames(file, path, 0, file.frames), file.samplerate
 
 
@@ -241,30 +233,3 @@ def read_window(
 def to_mono(waveform: Tensor) -> Tensor:
     """Average the channels: (..., channels, samples) -> (..., 1, samples)."""
     return waveform.mean(dim=-2, keepdim=True)
-
-
-def write_wav(path: str | Path, waveform: Tensor | np.ndarray, sample_rate: int) -> None:
-    """Write a 16-bit wav file, whole or not at all; missing folders are made.
-
-    Args:
-        path: the file.
-        waveform: (samples,) or (channels, samples); samples beyond [-1, 1] are clipped.
-        sample_rate: in hz.
-
-    Raises:
-        DataError: the waveform holds samples that are not finite, or the file cannot be written.
-    """
-    path = Path(path)
-    data = waveform.detach().cpu().float().numpy() if isinstance(waveform, Tensor) else np.asarray(waveform)
-    if not np.isfinite(data).all():
-        raise DataError(f"{path}: not written, the waveform holds NaN or infinite samples")
-    pcm = np.clip(np.floor(32768.0 * data.astype(np.float64)), -32768, 32767).astype(np.int16)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(temporary, pcm.T, int(sample_rate), subtype="PCM_16", format="WAV")
-        os.replace(temporary, path)
-    except (soundfile.SoundFileError, OSError) as error:
-        raise DataError(f"{path}: cannot be written ({why_not_written(error)})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
