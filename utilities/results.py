@@ -38,9 +38,9 @@ from torch import Tensor
 from utilities.audio import write_wav
 from utilities.evaluation.embeddings import load_embedding
 from utilities.evaluation.metrics import MetricTable, log_mel_mse, track_of, write_metrics
-from utilities.evaluation.pictures import PictureRow, draw_log_mels
 from utilities.evaluation.scores import Scores, Side, score_table, write_rows
 from utilities.files import safe_name, whole_file
+from utilities.report.pictures import PictureRow, draw_log_mels
 
 log = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from utilities.evaluation.charts import smoothed
 from utilities.files import whole_file
+from utilities.report.curves import smoothed
 
 CSV_NAME, PNG_NAME = "training.csv", "training.png"
 _DRAW_SECONDS = 60.0  # between two drawings of the curves

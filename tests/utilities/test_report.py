@@ -16,11 +16,11 @@ from PIL import Image
 
 from tests.browser import Browser, find_browser
 from utilities.cli import main
-from utilities.evaluation import charts
-from utilities.evaluation.embed import Excerpt, choose_quality, encode_audio, picture, read_excerpt, spectrogram
-from utilities.evaluation.gather import choose, folder_page, run_page
-from utilities.evaluation.report import write_page
 from utilities.evaluation.scores import write_rows
+from utilities.report import curves as charts
+from utilities.report.collect import choose, folder_page, run_page
+from utilities.report.embed import Excerpt, choose_quality, encode_audio, picture, read_excerpt, spectrogram
+from utilities.report.render import write_page
 
 RATE, SECONDS = 16_000, 4.0
 STEMS = ("bass", "drums")

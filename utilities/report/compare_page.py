@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from html import escape
 
-from utilities.evaluation.charts import Bar, interval_chart
 from utilities.evaluation.compare import Difference, Scored
-from utilities.evaluation.gather import score_cells
-from utilities.evaluation.html import about_card, card, interval, is_sum, number, table, write_document
 from utilities.evaluation.labels import label
+from utilities.report.collect import score_cells
+from utilities.report.curves import Bar, interval_chart
+from utilities.report.html import about_card, card, interval, is_sum, number, table, write_document
 
 
 def write_comparison(

@@ -14,15 +14,15 @@ from typing import Any
 import yaml
 
 from latent_diffusion.errors import DataError
-from utilities.evaluation.charts import Curve, smoothed
 from utilities.evaluation.chunks import METRIC as CHUNK_METRIC
 from utilities.evaluation.evaluate import Evaluation
 from utilities.evaluation.folders import MIXTURE, Item, newest_results, read_mixtures, read_tree, targets_of
 from utilities.evaluation.labels import LABELS
 from utilities.evaluation.metrics import track_of
-from utilities.evaluation.mixers import PageItem, Sound
-from utilities.evaluation.report import Cell, Page, write_page
 from utilities.evaluation.scores import read_rows
+from utilities.report.curves import Curve, smoothed
+from utilities.report.mixers import PageItem, Sound
+from utilities.report.render import Cell, Page, write_page
 from utilities.training_view import panels_of, read_training
 
 log = logging.getLogger(__name__)

@@ -83,8 +83,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         if found.rows:
             write_rows(out / "metrics.csv", found.rows)
         if options.report:
-            from utilities.evaluation.gather import evaluation_page
-            from utilities.evaluation.report import write_page
+            from utilities.report.collect import evaluation_page
+            from utilities.report.render import write_page
 
             write_page(out / "report.html", evaluation_page(found, options.est, options.items))
 
@@ -100,7 +100,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     from utilities.evaluation.compare import compare, comparison_table, read_scored
-    from utilities.evaluation.compare_page import write_comparison
+    from utilities.report.compare_page import write_comparison
 
     first, second = read_scored(options.first), read_scored(options.second)
     differences = compare(first, second, options.seed)
@@ -111,8 +111,8 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from utilities.evaluation.gather import folder_page, run_page
-    from utilities.evaluation.report import write_page
+    from utilities.report.collect import folder_page, run_page
+    from utilities.report.render import write_page
 
     out = options.out or options.folder / "report.html"
     try:

@@ -78,9 +78,7 @@ def write_document(
         f'<section><h2 id="{_anchor(name)}">{escape(name)}</h2><p>{escape(text)}</p>{content}</section>'
         for name, (text, content) in filled.items()
     )
-    style, code = (
-        files("utilities.evaluation").joinpath("page", f"page.{kind}").read_text("utf-8") for kind in ("css", "js")
-    )
+    style, code = (files("utilities.report").joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
     with whole_file(path) as temporary, Path(temporary).open("w", encoding="utf-8") as file:
         file.write(
             f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
-from utilities.evaluation.embed import choose_quality, digest, encode_audio, picture, read_excerpt, spectrogram
+from utilities.report.embed import choose_quality, digest, encode_audio, picture, read_excerpt, spectrogram
 
 MIXTURE_TITLE = "mixture"
 

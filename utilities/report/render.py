@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-from utilities.evaluation.charts import Curve, Strip, line_chart, strip_chart
-from utilities.evaluation.html import about_card, card, interval, is_sum, number, table, write_document
 from utilities.evaluation.labels import LABELS, label
 from utilities.evaluation.metrics import MetricTable
-from utilities.evaluation.mixers import PageItem, Studio
+from utilities.report.curves import Curve, Strip, line_chart, strip_chart
+from utilities.report.html import about_card, card, interval, is_sum, number, table, write_document
+from utilities.report.mixers import PageItem, Studio
 
 _DISTRIBUTIONS = ("log_mel_mse", "si_sdri", "msdm_si_sdri", "sdr")
 _MOST_ROWS = 2000  # of the table of all items
