@@ -100,7 +100,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     from utilities.evaluation.compare import compare, comparison_table, read_scored
-    from utilities.report.compare_page import write_comparison
+    from utilities.report.render import write_comparison
 
     first, second = read_scored(options.first), read_scored(options.second)
     differences = compare(first, second, options.seed)

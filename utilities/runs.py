@@ -23,7 +23,7 @@ from utilities.building import build_data, build_model, load_initial_weights, ot
 from utilities.config import Config, kind, latent_cache, require_data, resolve_accelerator, resolve_devices
 from utilities.data.datamodule import train_loader
 from utilities.files import safe_name, whole_file
-from utilities.report.collect import write_run_report
+from utilities.report.render import write_run_report
 from utilities.results import ResultWriter
 from utilities.training_view import TrainingView, ValidationAudio
 

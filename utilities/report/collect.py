@@ -4,31 +4,100 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import logging
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from latent_diffusion.errors import DataError
-from utilities.evaluation.chunks import METRIC as CHUNK_METRIC
-from utilities.evaluation.evaluate import Evaluation
-from utilities.evaluation.folders import MIXTURE, Item, newest_results, read_mixtures, read_tree, targets_of
-from utilities.evaluation.labels import LABELS
-from utilities.evaluation.metrics import track_of
-from utilities.evaluation.scores import read_rows
-from utilities.report.curves import Curve, smoothed
-from utilities.report.mixers import PageItem, Sound
-from utilities.report.render import Cell, Page, write_page
-from utilities.training_view import panels_of, read_training
 
-log = logging.getLogger(__name__)
+from ..evaluation.chunks import METRIC as CHUNK_METRIC
+from ..evaluation.evaluate import Evaluation
+from ..evaluation.folders import MIXTURE, Item, newest_results, read_mixtures, read_tree, targets_of
+from ..evaluation.labels import LABELS
+from ..evaluation.metrics import track_of
+from ..evaluation.scores import read_rows
+from .curves import Points, read_training
 
 _PACKAGES = ("torch", "torchaudio", "pytorch-lightning", "torchmetrics", "numpy", "soundfile")
 _HISTORY_STEPS = 6
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number in the table of scores.
+
+    Args:
+        mean: over the items that count; `None` if none does.
+        interval: 95 %, around the mean.
+        baseline: the mean of the unprocessed mixture in place of the stem.
+        silent: how many items do not count because their target is silent.
+    """
+
+    mean: float | None
+    interval: Sequence[float] | None = None
+    baseline: float | None = None
+    silent: int = 0
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A file to hear, or the sum of several; its role, "target" or "result"; its stem, "" for the mixture."""
+
+    paths: tuple[Path, ...]
+    role: str
+    stem: str
+
+
+@dataclass
+class PageItem:
+    """One mixer.
+
+    Args:
+        name: its heading.
+        sounds: its lanes.
+        numbers: stem -> lines (text, number) under its name.
+        heard: (role, stem) of the lanes that are not muted at first; `None`: the results' stems.
+    """
+
+    name: str
+    sounds: list[Sound]
+    numbers: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    heard: set[tuple[str, str]] | None = None
+
+
+@dataclass
+class Page:
+    """Everything on a page.
+
+    Args:
+        title, lead: the heading, and the sentence below it.
+        scores: group (a stem, "all" ...) -> metric -> cell.
+        rows: of metrics.csv.
+        items: mixers.
+        history: mixers whose lanes are validations of one item.
+        curves: values of the training, by name.
+        about: name -> text.
+        texts: name -> long text (configuration).
+        notes: how to read the numbers, a line each.
+        target_title: heading of the targets: "Reference" if they do not belong to the results.
+    """
+
+    title: str
+    lead: str
+    scores: dict[str, dict[str, Cell]] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    items: list[PageItem] = field(default_factory=list)
+    history: list[PageItem] = field(default_factory=list)
+    curves: Mapping[str, Points] = field(default_factory=dict)
+    about: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    target_title: str = "Target"
 
 
 def run_page(folder: Path, most: int = 20) -> Page:
@@ -47,7 +116,7 @@ def run_page(folder: Path, most: int = 20) -> Page:
     if root is None and not curves:
         raise DataError(f"{folder}: found neither results (val_<step>) nor a training, expected the folder of a run")
     config, texts = _configuration(run)
-    page = Page(run.resolve().name, "", texts=texts, curves=_curves(curves))
+    page = Page(run.resolve().name, "", texts=texts, curves=curves)
     metrics: dict[str, Any] = {}
     if root is not None:
         metrics = _json(root / "metrics.json")
@@ -61,15 +130,6 @@ def run_page(folder: Path, most: int = 20) -> Page:
     return page
 
 
-def write_run_report(folder: Path) -> None:
-    """Write a run's report.html; the run stands without it where it cannot be written."""
-    try:
-        write_page(folder / "report.html", run_page(folder))
-    except (OSError, ValueError, DataError) as error:
-        log.warning("no report: %s", error)
-        log.debug("%s", folder, exc_info=True)
-
-
 def evaluation_page(found: Evaluation, estimates: Path, most: int = 20) -> Page:
     """The report of `msgld evaluate`."""
     items = []
@@ -81,7 +141,7 @@ def evaluation_page(found: Evaluation, estimates: Path, most: int = 20) -> Page:
     about |= {"Embedding": found.metrics["embedding"], "Seed": str(found.metrics["seed"]), **versions()}
     name = estimates.resolve().name
     scores, notes = score_cells(found.metrics), found.metrics.get("notes", [])
-    return Page(name, _lead(found.metrics, []), scores, found.rows, items, about=about, texts=texts, notes=notes)
+    return Page(name, _lead(found.metrics, {}), scores, found.rows, items, about=about, texts=texts, notes=notes)
 
 
 def folder_page(folder: Path, references: Path | None, mixtures: Path | None, most: int = 20) -> Page:
@@ -213,7 +273,7 @@ def score_cells(metrics: Mapping[str, Any]) -> dict[str, dict[str, Cell]]:
     return {group: cells[group] for group in dict.fromkeys(order) if group in cells}
 
 
-def _lead(metrics: Mapping[str, Any], curves: Sequence[Any]) -> str:
+def _lead(metrics: Mapping[str, Any], curves: Mapping[str, Points]) -> str:
     """The sentence under the title."""
     if not metrics:
         return "A training without results yet." if curves else ""
@@ -223,19 +283,6 @@ def _lead(metrics: Mapping[str, Any], curves: Sequence[Any]) -> str:
     return f"{metrics.get('task', 'results').capitalize()}{step}: {counts}." + (
         f" FAD embedding: {fad}." if fad else ""
     )
-
-
-def _curves(curves: Mapping[str, list[tuple[float, float]]]) -> list[tuple[str, str, list[Curve], bool]]:
-    charts = []
-    for panel in panels_of(curves):
-        lines = []
-        for style, (name, legend) in zip("ab", panel.names.items(), strict=False):
-            points = curves.get(name, [])
-            lines += [Curve(legend, "raw" if panel.smooth else style, points)] if points else []
-            lines += [Curve("moving average", "a", smoothed(points))] if points and panel.smooth else []
-        if lines:
-            charts.append((panel.title, panel.tip, lines, panel.logarithmic))
-    return charts
 
 
 def _configuration(run: Path) -> tuple[dict[str, Any], dict[str, str]]:

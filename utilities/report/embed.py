@@ -18,9 +18,10 @@ from PIL import Image, features
 
 from latent_diffusion.first_stage.mel import LogMel
 from latent_diffusion.settings import MelSettings
-from utilities.audio import audio_info
-from utilities.evaluation.folders import LONGEST_DIFFERENCE
-from utilities.streams import FileSource
+
+from ..audio import audio_info
+from ..evaluation.folders import LONGEST_DIFFERENCE
+from ..streams import FileSource
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""What there is to hear, see and read in a run: `python -m utilities.report.listing FOLDER` for all runs below a folder."""
+"""What there is to hear, see and read in a run; `python -m utilities.report.listing FOLDER`: in all runs below it."""
 
 from __future__ import annotations
 

@@ -1,64 +1,36 @@
-"""Pages that anybody can open: one HTML file with sound, pictures, numbers and nothing to install.
-
-`gather.py` collects what is on a page; here it becomes HTML. Style and behaviour lie in `page/`.
-"""
+"""Turns what was collected into pages: one HTML file with sound, pictures and numbers, and nothing to install."""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from html import escape
+import zlib
+from base64 import b64encode
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
-from utilities.evaluation.labels import LABELS, label
-from utilities.evaluation.metrics import MetricTable
-from utilities.report.curves import Curve, Strip, line_chart, strip_chart
-from utilities.report.html import about_card, card, interval, is_sum, number, table, write_document
-from utilities.report.mixers import PageItem, Studio
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.ticker import MaxNLocator
+
+from latent_diffusion.errors import DataError
+
+from ..evaluation.compare import Difference, Scored
+from ..evaluation.labels import LABELS, Label, label
+from ..evaluation.metrics import MetricTable
+from ..files import whole_file
+from .collect import Cell, Page, PageItem, run_page, score_cells
+from .curves import panel_svg, panels_of
+from .embed import choose_quality, digest, encode_audio, picture, read_excerpt, spectrogram
+
+log = logging.getLogger(__name__)
 
 _DISTRIBUTIONS = ("log_mel_mse", "si_sdri", "msdm_si_sdri", "sdr")
 _MOST_ROWS = 2000  # of the table of all items
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A number in the table of scores: mean, interval, the mixture's, and how many items have none for silence."""
-
-    mean: float | None
-    interval: Sequence[float] | None = None
-    baseline: float | None = None
-    silent: int = 0
-
-
-@dataclass
-class Page:
-    """Everything on a page.
-
-    Args:
-        title, lead: heading and the sentence under it.
-        scores: group (a stem, "all" ...) -> metric -> cell.
-        rows: of metrics.csv.
-        items: mixers.
-        history: mixers whose lanes are validations of one item.
-        curves: (title, explanation, curves, logarithmic) of the training.
-        about: name -> text.
-        texts: name -> long text (configuration).
-        notes: lines.
-        target_title: heading of the targets: "Reference" where they do not belong to the results.
-    """
-
-    title: str
-    lead: str
-    scores: dict[str, dict[str, Cell]] = field(default_factory=dict)
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    items: list[PageItem] = field(default_factory=list)
-    history: list[PageItem] = field(default_factory=list)
-    curves: list[tuple[str, str, list[Curve], bool]] = field(default_factory=list)
-    about: dict[str, str] = field(default_factory=dict)
-    texts: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    target_title: str = "Target"
+_LEFT, _WIDTH, _RIGHT = 76, 560, 12  # of a chart: where its axis begins, its width, and the room after the axis
 
 
 def write_page(path: str | os.PathLike[str], page: Page) -> None:
@@ -68,140 +40,231 @@ def write_page(path: str | os.PathLike[str], page: Page) -> None:
         DataError: a sound cannot be read.
         OSError: the file cannot be written.
     """
-    studio = Studio([*page.items, *page.history])
-    sections = {
-        "Listen": (
-            _LISTEN + _LISTEN_NUMBERS * bool(page.rows),
-            [studio.mixer(item, page.target_title, f"item-{i}") for i, item in enumerate(page.items)],
-        ),
-        "Scores": (_SCORES, [_score_table(page.scores)]),
-        "Distributions": (_DOTS, _distributions(page.rows)),
-        "All items": ("Every item and stem. Click a heading to sort.", [_row_table(page)]),
-        "Training": ("", [_training(page.curves)]),
-        "Over training": (
-            "The same item at each validation.",
-            [studio.mixer(item, page.target_title, f"history-{i}") for i, item in enumerate(page.history)],
-        ),
-        "About": ("", [about_card(page.about, page.texts, page.notes)]),
-    }
-    write_document(path, page.title, page.lead, sections, studio.scripts, _tiles(page.scores))
+    studio = Studio([*page.items, *page.history], page.target_title)
+    rows = page.rows[:_MOST_ROWS]
+    _write(
+        path,
+        "report.j2",
+        page=page,
+        tiles=_tiles(page.scores),
+        items=[studio.mixer(item, f"item-{i}") for i, item in enumerate(page.items)],
+        history=[studio.mixer(item, f"history-{i}") for i, item in enumerate(page.history)],
+        score_metrics=list(dict.fromkeys(metric for cells in page.scores.values() for metric in cells)),
+        distributions=_distributions(page.rows),
+        rows=rows,
+        row_metrics=[name for name in LABELS if rows and name in rows[0]],
+        places={item.name: f"#item-{i}" for i, item in enumerate(page.items)},
+        curves=[(panel, Markup(panel_svg(panel, page.curves))) for panel in panels_of(page.curves)],
+        sounds=studio.sounds,
+    )
 
 
-_LISTEN = (
-    "Press play: every lane of an item starts at the same moment. M mutes a lane, S plays it alone; click into a "
-    "picture to move there. Pictures are mel spectrograms, of one brightness within an item."
-)
-_LISTEN_NUMBERS = " Log-mel MSE: the result's / the mixture's, had it been taken as the stem."
-_SCORES = (
-    "Means over items; in brackets the 95 % interval from resampling tracks; below, the mixture taken as every stem. "
-    "What is not better than the mixture is not separated."
-)
-_DOTS = "Each dot is an item. Line and band: the mean and its 95 % interval. Diamond: the mixture taken as that stem."
+def write_run_report(folder: Path) -> None:
+    """Write a run's report.html; a run whose report cannot be written is complete without it."""
+    try:
+        write_page(folder / "report.html", run_page(folder))
+    except (OSError, ValueError, DataError) as error:
+        log.warning("no report: %s", error)
+        log.debug("%s", folder, exc_info=True)
+
+
+def write_comparison(
+    path: str | os.PathLike[str], first: Scored, second: Scored, differences: list[Difference]
+) -> None:
+    """Write the page of `msgld compare`.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    charts = []
+    for metric in dict.fromkeys(d.metric for d in differences):
+        rows = [d for d in differences if d.metric == metric]
+        values = [value for d in rows for value in (d.difference, *(d.interval or ()))]
+        charts.append((label(metric), rows, Axis.around([0.0, *values])))
+    embedding, distances = _distances(first, second)
+    _write(
+        path,
+        "compare.j2",
+        first=first,
+        second=second,
+        charts=charts,
+        differences=differences,
+        embedding=embedding,
+        distances=distances,
+        sounds={},
+    )
+
+
+def _write(path: str | os.PathLike[str], template: str, **values: Any) -> None:
+    style, code = (Markup((files(__package__) / f"page.{kind}").read_text("utf-8")) for kind in ("css", "js"))
+    with whole_file(path) as temporary, Path(temporary).open("w", encoding="utf-8", errors="backslashreplace") as file:
+        file.writelines(_PAGES.get_template(template).generate(style=style, code=code, **values))
+
+
+# ---- mixers ----------------------------------------------------------------------------------------------------------
+
+
+class Studio:
+    """Makes mixers, and keeps each different sound once.
+
+    Args:
+        items: all mixers of the page: together they decide how well the sounds are kept.
+        target_title: heading of the targets.
+    """
+
+    def __init__(self, items: list[PageItem], target_title: str) -> None:
+        self.lossless, self.longest = choose_quality({path for item in items for s in item.sounds for path in s.paths})
+        self.titles = {"target": target_title, "result": "Result"}
+        self.sounds: dict[str, tuple[str, Markup]] = {}  # id -> MIME type, base64
+
+    def mixer(self, item: PageItem, identifier: str) -> dict[str, Any]:
+        """What the template shows of an item.
+
+        Raises:
+            DataError: a sound cannot be read.
+        """
+        excerpts = {(s.role, s.stem): read_excerpt(*s.paths, longest=self.longest) for s in item.sounds}
+        highest = min(excerpt.sample_rate for excerpt in excerpts.values()) / 2
+        levels = {lane: spectrogram(excerpt, highest) for lane, excerpt in excerpts.items()}
+        loudest = max(float(level.max()) for level in levels.values())
+        stems = list(dict.fromkeys(stem for _, stem in excerpts))
+        roles = [role for role in self.titles if any(role == of for of, _ in excerpts)]
+        heard = item.heard if item.heard is not None else {lane for lane in excerpts if lane[0] == "result" and lane[1]}
+        lanes = {
+            lane: {
+                "audio": self._keep(*encode_audio(excerpt, self.lossless)),
+                "picture": picture(levels[lane], loudest),
+                "muted": lane not in heard,
+            }
+            for lane, excerpt in excerpts.items()
+        }
+        presets = {"mixture": "Mixture"} if "" in stems else {}
+        presets |= {role: f"{self.titles[role]}s" for role in roles if any(of == role and stem for of, stem in lanes)}
+        return {
+            "id": identifier,
+            "name": item.name,
+            "seconds": min(len(excerpt.samples) / excerpt.sample_rate for excerpt in excerpts.values()),
+            "start": next(iter(excerpts.values())).start,
+            "presets": presets,
+            "roles": {role: self.titles[role] for role in roles},
+            "stems": [(s, item.numbers.get(s, []), {role: lanes.get((role, s)) for role in roles}) for s in stems],
+        }
+
+    def _keep(self, mime: str, content: bytes) -> str:
+        name = f"a-{digest(content)}"
+        self.sounds.setdefault(name, (mime, Markup(b64encode(content).decode("ascii"))))
+        return name
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
 
 
-def _tiles(scores: Mapping[str, Mapping[str, Cell]]) -> str:
-    """The few numbers that say most."""
-    group = next((name for name in ("sounding", "all") if name in scores), None)
-    chosen = [("msdm_si_sdri", "all"), ("fad", "mixture"), ("fad", "mixture (sub-FAD)"), ("fad", "all")]
-    chosen = [("log_mel_mse", group), ("si_sdri", group), ("sdr", group), *chosen, ("log_mel_frechet", "all")]
-    tiles = []
-    for metric, name in chosen:
-        cell = scores.get(name or "", {}).get(metric)
-        if cell is None or cell.mean is None:
-            continue
-        about = label(metric)
-        more = [interval(cell.interval)] + [f"mixture {number(cell.baseline)}"] * (cell.baseline is not None)
-        what = about.title if name in ("sounding", "all", None) else f"{about.title}, {name}"
-        tiles.append(
-            f'<div class="tile" title="{escape(about.meaning)}"><div class="what">{escape(what)}</div>'
-            f'<div class="value">{number(cell.mean)}<small>{escape(about.unit)}</small></div>'
-            f'<div class="more">{" · ".join(part for part in more if part) or "&nbsp;"}</div></div>'
-        )
-    return f'<div class="tiles">{"".join(tiles[:5])}</div>' if tiles else ""
+def _tiles(scores: Mapping[str, Mapping[str, Cell]]) -> list[tuple[Label, str, Cell]]:
+    """The few numbers that say most: label, group (empty for a mean over stems), cell."""
+    group = next((name for name in ("sounding", "all") if name in scores), "")
+    chosen = [("log_mel_mse", group), ("si_sdri", group), ("sdr", group), ("msdm_si_sdri", "all")]
+    chosen += [("fad", "mixture"), ("fad", "mixture (sub-FAD)"), ("fad", "all"), ("log_mel_frechet", "all")]
+    cells = [(label(m), "" if g in ("sounding", "all") else g, scores.get(g, {}).get(m)) for m, g in chosen]
+    return [(about, name, cell) for about, name, cell in cells if cell is not None and cell.mean is not None][:5]
 
 
-def _score_table(scores: Mapping[str, Mapping[str, Cell]]) -> str:
-    metrics = [m for m in dict.fromkeys(metric for cells in scores.values() for metric in cells)]
-    if not metrics:
-        return ""
-    heads = [("stem", "", True)] + [(label(m).title, _direction(m), False) for m in metrics]
-    rows = []
-    for group, cells in scores.items():
-        parts = [f'<td class="text"><b>{escape(group)}</b></td>']
-        for metric in metrics:
-            cell = cells.get(metric, Cell(None))
-            more = [interval(cell.interval), f"mixture {number(cell.baseline)}" if cell.baseline is not None else ""]
-            if cell.silent and cell.mean is None:
-                more = [f"{cell.silent} silent"]
-            small = "".join(f"<small>{part}</small>" for part in more if part)
-            value = "" if cell.mean is None else f"{cell.mean:.6g}"
-            parts.append(f'<td data-value="{value}">{number(cell.mean)}{small}</td>')
-        rows.append(f"<tr{is_sum(group)}>{''.join(parts)}</tr>")
-    return f'<div class="card scroll">{table(heads, rows)}</div>'
+@dataclass(frozen=True)
+class Axis:
+    """The axis of a chart: turns values into places in the drawing."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def around(cls, values: Iterable[float]) -> Axis:
+        """An axis with a little room beyond these values."""
+        low, high = min(values := list(values)), max(values)
+        room = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
+        return cls(low - room, high + room)
+
+    def __call__(self, value: float) -> float:
+        return round(_LEFT + (value - self.low) / (self.high - self.low) * (_WIDTH - _LEFT - _RIGHT), 1)
+
+    @property
+    def ticks(self) -> list[float]:
+        """A few round numbers."""
+        found = MaxNLocator(6, steps=(1, 2, 5, 10)).tick_values(self.low, self.high)
+        return [float(tick) for tick in found if self.low <= tick <= self.high]
 
 
-def _distributions(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    cards = []
+@dataclass(frozen=True)
+class Strip:
+    """One row of a distribution: a stem, its items' values, their mean and its interval, the mixture's mean."""
+
+    stem: str
+    points: list[tuple[str, float]]
+    mean: float
+    interval: Sequence[float] | None
+    baseline: float | None
+
+
+def _distributions(rows: Sequence[Mapping[str, Any]]) -> list[tuple[Label, list[Strip], Axis]]:
+    """A chart for each metric that has values, of all items whose target is not silent."""
+    charts = []
     for metric in _DISTRIBUTIONS:
+        table, baseline = MetricTable(), MetricTable()
+        for row in rows:
+            if not row.get("silent"):
+                for part, name in ((table, metric), (baseline, f"mixture_{metric}")):
+                    if row.get(name) is not None:
+                        part.add(row["item"], row["stem"], metric, row[name])
+        cells = table.summary()
         strips = []
-        for stem in dict.fromkeys(row["stem"] for row in rows):
-            mine = [row for row in rows if row["stem"] == stem and not row.get("silent")]
-            points = [(row["item"], row[metric]) for row in mine if row.get(metric) is not None]
-            if not points:
-                continue
-            baseline = [row[f"mixture_{metric}"] for row in mine if row.get(f"mixture_{metric}") is not None]
-            mean, interval = _mean_of(points)
-            strips.append(Strip(stem, points, mean, interval, sum(baseline) / len(baseline) if baseline else None))
+        for stem in table.stems:
+            cell = cells[stem][metric]
+            values = table.values(metric, stem), cell["mean"], cell["ci95"], baseline.mean(metric, stem)
+            strips.append(Strip(stem, *values))
         if strips:
-            about = label(metric)
-            cards.append(card(about.title, about.unit, strip_chart(strips, about.unit)))
-    return [f'<div class="charts">{"".join(cards)}</div>'] if cards else []
+            values = [value for _, value in table.values(metric)]
+            values += [strip.baseline for strip in strips if strip.baseline is not None]
+            charts.append((label(metric), strips, Axis.around(values)))
+    return charts
 
 
-def _mean_of(points: Sequence[tuple[str, float]]) -> tuple[float, tuple[float, float] | None]:
-    table = MetricTable()
-    for item, value in points:
-        table.add(item, "stem", "value", value)
-    cell = table.summary()["all"]["value"]
-    return cell["mean"], tuple(cell["ci95"]) if cell["ci95"] else None
+def _distances(first: Scored, second: Scored) -> tuple[str, list[tuple[str, list[Cell]]]]:
+    """The embedding of the Frechet audio distances of both, and their cells; nothing if the embeddings differ."""
+    names = [system.metrics.get("fad", {}).get("embedding") for system in (first, second)]
+    if names[0] is None or names[0] != names[1]:
+        return "", []
+    cells = [score_cells(system.metrics) for system in (first, second)]
+    pairs = {group: [system.get(group, {}).get("fad", Cell(None)) for system in cells] for group in cells[0]}
+    return names[0], [(group, pair) for group, pair in pairs.items() if all(cell.mean is not None for cell in pair)]
 
 
-def _row_table(page: Page) -> str:
-    rows = page.rows[:_MOST_ROWS]
-    if not rows:
-        return ""
-    places = {item.name: f"#item-{i}" for i, item in enumerate(page.items)}
-    metrics = [name for name in LABELS if name in rows[0]]
-    heads = [("item", "", True), ("stem", "", True)] + [(label(m).title, _direction(m), False) for m in metrics]
-    lines = []
-    for row in rows:
-        name = escape(row["item"])
-        name = f'<a href="{places[row["item"]]}">{name}</a>' if row["item"] in places else name
-        cells = [f'<td class="text">{name}</td><td class="text">{escape(row["stem"])}</td>']
-        for metric in metrics:
-            value = row.get(metric)
-            empty = "<small>silent</small>" if row.get("silent") else ""
-            shown = empty if value is None else number(value)
-            cells.append(f'<td data-value="{"" if value is None else f"{value:.6g}"}">{shown}</td>')
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    more = len(page.rows) - len(rows)
-    rest = f'<p class="legend">and {more} more rows in metrics.csv</p>' if more else ""
-    return f'<div class="card scroll tall">{table(heads, lines)}</div>{rest}'
+# ---- templates -------------------------------------------------------------------------------------------------------
 
 
-def _direction(metric: str) -> str:
-    about = label(metric)
-    return f"{about.meaning} ({'more' if about.better > 0 else 'less'} is better)".strip()
+def number(value: float | None) -> str:
+    """A number for people; a dash for none."""
+    if value is None:
+        return "–"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:z.2f}".replace("-", "−")
 
 
-def _training(curves: Sequence[tuple[str, str, list[Curve], bool]]) -> str:
-    cards = []
-    for title, tip, lines, logarithmic in curves:
-        drawn = line_chart(lines, logarithmic)
-        if drawn:
-            names = "".join(f'<i class="{line.style}"></i>{escape(line.name)}' for line in lines if line.points)
-            cards.append(card(title, tip, drawn + f'<p class="legend">{names}</p>'))
-    return f'<div class="charts">{"".join(cards)}</div>' if cards else ""
+def interval(ends: Sequence[float] | None) -> str:
+    """An interval for people; nothing for none."""
+    return f"[{number(ends[0])}, {number(ends[1])}]" if ends else ""
+
+
+_PAGES = Environment(
+    loader=PackageLoader(__package__),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=StrictUndefined,
+)
+_PAGES.filters |= {
+    "number": number,
+    "interval": interval,
+    "label": label,
+    "plain": lambda value: "" if value is None else f"{value:.6g}",  # for sorting and axes
+    # a height from -0.5 to 0.5 that depends on the name alone
+    "scattered": lambda text: zlib.crc32(text.encode(errors="replace")) / 2**32 - 0.5,
+    "is_sum": lambda group: group in ("all", "sounding") or group.startswith("mixture"),
+    "verdict": lambda difference: {1: "better", -1: "worse", 0: ""}[difference.better],
+}
