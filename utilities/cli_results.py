@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 
-from latent_diffusion.errors import ConfigError, DataError
-from utilities.arguments import given_name, given_path
+from latent_diffusion.errors import ConfigError
+
+from .arguments import given_name, given_path
 
 TASKS = ("separation", "generation", "arrangement")
 _SHOWN_PROBLEMS = 8
@@ -65,10 +65,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from utilities.evaluation.evaluate import Options, evaluate
-    from utilities.evaluation.folders import newest_results
-    from utilities.evaluation.metrics import write_metrics
-    from utilities.evaluation.scores import score_table, write_rows
+    from .evaluation.evaluate import Options, evaluate
+    from .evaluation.folders import newest_results
+    from .evaluation.metrics import write_metrics
+    from .evaluation.scores import score_table, write_rows
 
     if not 0 <= options.overlap < options.chunk:
         raise ConfigError(f"--overlap: found {options.overlap:g}, expected less than --chunk ({options.chunk:g} s)")
@@ -83,8 +83,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         if found.rows:
             write_rows(out / "metrics.csv", found.rows)
         if options.report:
-            from utilities.report.collect import evaluation_page
-            from utilities.report.render import write_page
+            from .report.collect import evaluation_page
+            from .report.render import write_page
 
             write_page(out / "report.html", evaluation_page(found, options.est, options.items))
 
@@ -99,8 +99,8 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from utilities.evaluation.compare import compare, comparison_table, read_scored
-    from utilities.report.render import write_comparison
+    from .evaluation.compare import compare, comparison_table, read_scored
+    from .report.render import write_comparison
 
     first, second = read_scored(options.first), read_scored(options.second)
     differences = compare(first, second, options.seed)
@@ -111,17 +111,11 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from utilities.report.collect import folder_page, run_page
-    from utilities.report.render import write_page
+    from .report.collect import report_page
+    from .report.render import write_page
 
     out = options.out or options.folder / "report.html"
-    try:
-        if (options.folder / "config.yaml").is_file() or any(options.folder.glob("config_*.yaml")):
-            page = run_page(options.folder, options.items)
-        else:
-            page = folder_page(options.folder, options.ref, options.mixture, options.items)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{options.folder}: metrics.json is damaged ({error})") from error
+    page = report_page(options.folder, options.ref, options.mixture, options.items)
     _writing(out, lambda: write_page(out, page))
     print(f"page: {out} ({out.stat().st_size / 1e6:.1f} MB)")
     return 0

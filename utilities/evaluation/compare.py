@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from latent_diffusion.errors import DataError
-from utilities.evaluation.folders import newest_results
-from utilities.evaluation.labels import LABELS
-from utilities.evaluation.metrics import MetricTable
-from utilities.evaluation.scores import read_rows
+
+from .folders import newest_results
+from .labels import LABELS
+from .metrics import MetricTable
+from .scores import read_results
 
 
 @dataclass
@@ -41,17 +41,12 @@ def read_scored(given: str) -> Scored:
     """
     path = Path(given)
     folder = newest_results(path) or path
-    if not (folder / "metrics.json").is_file() and (folder / "evaluation" / "metrics.json").is_file():
+    if not (folder / "metrics.json").is_file():
         folder = folder / "evaluation"
-    file = folder / "metrics.json"
-    if not file.is_file():
+    if not (folder / "metrics.json").is_file():
         raise DataError(f"{given}: found no metrics.json, expected a run with results, or a folder of msgld evaluate")
+    metrics, rows = read_results(folder)
     table = MetricTable()
-    try:
-        metrics = json.loads(file.read_text(encoding="utf-8"))
-        rows = read_rows(folder / "metrics.csv") if (folder / "metrics.csv").is_file() else []
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: not readable ({error}); evaluate again") from error
     for row in rows:
         for metric in LABELS.keys() & row.keys():
             table.add(row["item"], row["stem"], metric, row[metric])

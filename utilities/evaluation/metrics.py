@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -28,7 +29,7 @@ from torch import Tensor
 from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio, signal_distortion_ratio
 from torchmetrics.functional.regression import mean_squared_error
 
-from utilities.files import whole_file
+from ..files import whole_file
 
 SILENCE_DBFS = -60.0  # RMS level under which a waveform in [-1, 1] is silent
 FLOOR_DB = -100.0  # SI-SDR of a silent estimate of a target that sounds
@@ -196,8 +197,12 @@ def _clip_db(value: Tensor) -> float:
 
 
 def track_of(item: str) -> str:
-    """The track that an item `<track>_from_<second>` is a window of; other names are tracks themselves."""
-    return item.rsplit("_from_", 1)[0]
+    """The track that an item `<track>_from_<second>` is a window of; other names are tracks themselves.
+
+    A second may be followed by milliseconds (`_from_0_320`), by the number of a repeated name, and by `+<second>` of a
+    chunk (chunks.py), which follows `_from_` in any case.
+    """
+    return re.sub(r"_from_(\d[\d_]*)?(\+[\d.e+]+)?$", "", item)
 
 
 class MetricTable:

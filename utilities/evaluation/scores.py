@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Any
 
 from torch import Tensor
 
-from utilities.evaluation.chunks import METRIC as CHUNK_METRIC
-from utilities.evaluation.chunks import ChunkScores
-from utilities.evaluation.embeddings import Embedding
-from utilities.evaluation.frechet import FrechetScores, frechet_table
-from utilities.evaluation.metrics import FLOOR_DB, SILENCE_DBFS, MetricTable, track_of
-from utilities.evaluation.separation import SeparationScores, separation_table
-from utilities.files import whole_file
+from latent_diffusion.errors import DataError
+
+from ..files import whole_file
+from .chunks import METRIC as CHUNK_METRIC
+from .chunks import ChunkScores
+from .embeddings import Embedding
+from .frechet import FrechetScores, frechet_table
+from .metrics import FLOOR_DB, SILENCE_DBFS, MetricTable, track_of
+from .separation import SeparationScores, separation_table
 
 
 @dataclass
@@ -193,13 +196,33 @@ def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: a cell of a metric is no number.
+        ValueError: a column is missing, or a cell of a metric is no number.
     """
     with Path(path).open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if missing := [name for name in _ABOUT if name not in (reader.fieldnames or _ABOUT)]:
+            raise ValueError(f"found no column {missing[0]}")
         return [
             {key: value if key in _ABOUT else float(value) if value else None for key, value in row.items()}
-            for row in csv.DictReader(file)
+            for row in reader
         ]
+
+
+def read_results(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What metrics.json and metrics.csv of a folder hold; empty for a file that is not there.
+
+    Raises:
+        DataError: a file is damaged.
+    """
+    json_file, csv_file = folder / "metrics.json", folder / "metrics.csv"
+    try:
+        metrics = json.loads(json_file.read_text(encoding="utf-8")) if json_file.is_file() else {}
+        rows = read_rows(csv_file) if csv_file.is_file() else []
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{folder}: metrics.json or metrics.csv is damaged ({error}); evaluate again") from error
+    if not isinstance(metrics, dict):
+        raise DataError(f"{json_file}: found a {type(metrics).__name__}, expected a table of metrics; evaluate again")
+    return metrics, rows
 
 
 def _either(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str]:

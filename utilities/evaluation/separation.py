@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from utilities.evaluation.metrics import (
+from .metrics import (
     CEILING_DB,
     FLOOR_DB,
     SILENCE_DBFS,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,15 +12,24 @@ from typing import Any
 
 import yaml
 
-from latent_diffusion.errors import DataError
+from latent_diffusion.errors import ConfigError, DataError
 
 from ..evaluation.chunks import METRIC as CHUNK_METRIC
 from ..evaluation.evaluate import Evaluation
-from ..evaluation.folders import MIXTURE, Item, newest_results, read_mixtures, read_tree, targets_of
+from ..evaluation.folders import (
+    MIXTURE,
+    Item,
+    is_result_tree,
+    newest_results,
+    read_mixtures,
+    read_tree,
+    result_trees,
+    targets_of,
+)
 from ..evaluation.labels import LABELS
 from ..evaluation.metrics import track_of
-from ..evaluation.scores import read_rows
-from .curves import Points, read_training
+from ..evaluation.scores import read_results
+from .curves import CSV_NAME, Points, read_training
 
 _PACKAGES = ("torch", "torchaudio", "pytorch-lightning", "torchmetrics", "numpy", "soundfile")
 _HISTORY_STEPS = 6
@@ -100,27 +108,43 @@ class Page:
     target_title: str = "Target"
 
 
+def report_page(folder: Path, references: Path | None, mixtures: Path | None, most: int = 20) -> Page:
+    """The report of a run, of one of its result trees, or of any folder of stems.
+
+    Raises:
+        ConfigError: references or mixtures for a run, which has its own.
+        DataError: the folder cannot be used.
+    """
+    scored = (folder / "metrics.json").is_file() and is_result_tree(folder)
+    if not (scored or newest_results(folder) or (folder / CSV_NAME).is_file()):
+        return folder_page(folder, references, mixtures, most)
+    if references or mixtures:
+        option = "--ref" if references else "--mixture"
+        raise ConfigError(f"{option}: has no effect on {folder}, a run whose own targets are shown; leave it out")
+    return run_page(folder, most)
+
+
 def run_page(folder: Path, most: int = 20) -> Page:
     """The report of a run: its newest results, its training, its configuration.
 
     Args:
-        folder: the run's, or one of its `val_<step>`.
+        folder: the run's, or one of its result trees.
         most: how many items can be heard.
 
     Raises:
-        DataError: there is nothing to report.
+        DataError: there is nothing to report, or a file is damaged.
     """
-    run = folder.parent if folder.name.startswith("val_") else folder
-    root = newest_results(folder) or (folder if folder.name.startswith("val_") else None)
+    root, run = newest_results(folder), folder
+    if root is None and is_result_tree(folder):
+        root, run = folder, folder.absolute().parent
     curves = read_training(run)
     if root is None and not curves:
         raise DataError(f"{folder}: found neither results (val_<step>) nor a training, expected the folder of a run")
     config, texts = _configuration(run)
-    page = Page(run.resolve().name, "", texts=texts, curves=curves)
+    page = Page(folder.resolve().name, "", texts=texts, curves=curves)
     metrics: dict[str, Any] = {}
     if root is not None:
-        metrics = _json(root / "metrics.json")
-        page.rows = read_rows(root / "metrics.csv") if (root / "metrics.csv").is_file() else []
+        metrics, page.rows = read_results(root)
         page.scores, page.notes = score_cells(metrics), metrics.get("notes", [])
         page.target_title = "Reference" if metrics.get("task") == "generation" else "Target"
         page.items = _tree_items(root, metrics, page.rows, most)
@@ -226,16 +250,16 @@ def _lines(row: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _history(run: Path, metrics: Mapping[str, Any], names: Sequence[str]) -> list[PageItem]:
     """One item's stems at several validations: the first item that all of them have."""
-    steps = sorted(int(tree.name[4:]) for tree in run.glob("val_*") if tree.name[4:].isdecimal())
-    if len(steps) < 2:
+    found = list(result_trees(run))[::-1]
+    if len(found) < 2:
         return []
-    spread = {steps[round(i * (len(steps) - 1) / (_HISTORY_STEPS - 1))] for i in range(_HISTORY_STEPS)}
-    trees = {step: read_tree(run / f"val_{step}", "results").items for step in sorted(spread)}
+    spread = {round(i * (len(found) - 1) / (_HISTORY_STEPS - 1)) for i in range(_HISTORY_STEPS)}
+    trees = {int(found[i].name[4:]): read_tree(found[i], "results").items for i in sorted(spread)}
     name = next((name for name in names if all(name in items for items in trees.values())), None)
     if name is None:
         return []
     last = max(trees)
-    target = targets_of(run / f"val_{last}")
+    target = targets_of(found[-1])
     truth = read_tree(target, "targets").items.get(name, {}) if target else {}
     paired = metrics.get("task") != "generation"
     items = []
@@ -329,7 +353,3 @@ def versions() -> dict[str, str]:
     except (OSError, subprocess.TimeoutExpired):
         return about
     return about | ({"Commit": commit.stdout.strip()} if commit.returncode == 0 and (root / ".git").exists() else {})
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
+from latent_diffusion.errors import DataError
+
+from ..evaluation.folders import newest_results, read_json, targets_of
+
 
 def what_to_open(run: Path) -> list[str]:
-    """Lines that name the newest results of a run folder; none where nothing was made.
+    """Lines that name the newest results of a run folder; none if nothing was made.
 
     Args:
         run: a run folder, with `val_<step>` and `target_<step>` in it.
+
+    Raises:
+        DataError: it cannot be told whether a folder holds results.
     """
-    trees = sorted(run.glob("val_*"), key=lambda tree: int(tree.name.partition("_")[2]))
-    wavs = sorted((trees[-1] / "mix").glob("*.wav")) if trees else []
-    if not wavs:
+    tree = newest_results(run)
+    wavs = sorted((tree / "mix").glob("*.wav")) if tree else []
+    if tree is None or not wavs:
         return []
-    tree, target = trees[-1], trees[-1].with_name(trees[-1].name.replace("val_", "target_"))
     stems = [f.name for f in sorted(tree.iterdir()) if f.is_dir() and not f.is_symlink() and any(f.glob("*.wav"))]
     pictures = sorted((tree / "spectrograms").glob("*.png"))
     item = pictures[0].with_suffix(".wav").name if pictures else wavs[0].name
-    lines = [
-        f"hear  {tree}/{{{','.join(stems)}}}/{item}" + (f" and {len(wavs) - 1} more" if len(wavs) > 1 else ""),
-        f"      beside what it should be: {target}/",
-    ]
-    if pictures:
-        lines.append(f"see   {pictures[0]}")
-    numbers = tree / "metrics.json"
-    if numbers.is_file():
-        lines.append(f"read  {numbers}{_headline(json.loads(numbers.read_text(encoding='utf-8')))}")
+    lines = [f"hear  {tree}/{{{','.join(stems)}}}/{item}" + (f" and {len(wavs) - 1} more" if len(wavs) > 1 else "")]
+    if target := targets_of(tree):
+        lines.append(f"      the targets: {target}/")
+    lines += [f"see   {picture}" for picture in pictures[:1]]
+    if metrics := read_json(tree / "metrics.json"):
+        lines.append(f"read  {tree / 'metrics.json'}{_headline(metrics)}")
     if (run / "report.html").is_file():
         lines.append(f"open  {run / 'report.html'}")
     return lines
@@ -38,11 +40,11 @@ def what_to_open(run: Path) -> list[str]:
 
 def _headline(metrics: dict) -> str:
     """The number that says most about a run, in words."""
-    model = metrics.get("model", {}).get("sounding", {}).get("log_mel_mse", {}).get("mean")
-    mixture = metrics.get("mixture_as_every_stem", {}).get("sounding", {}).get("log_mel_mse", {}).get("mean")
+    parts = (metrics.get(part, {}).get("sounding", {}) for part in ("model", "mixture_as_every_stem"))
+    model, mixture = (part.get("log_mel_mse", {}).get("mean") for part in parts)
     if model is None or mixture is None:
         return ""
-    return f": log-mel error of sounding stems {model:.2f}, the bare mixture's {mixture:.2f}"
+    return f": log-mel error of sounding stems {model:.2f}, the unprocessed mixture's {mixture:.2f}"
 
 
 def main() -> int:
@@ -53,9 +55,11 @@ def main() -> int:
     if not folder.is_dir():
         print(f"error: {folder}: no such folder, expected one with runs", file=sys.stderr)
         return 2
-    runs = sorted({tree.parent for tree in folder.rglob("val_*") if tree.is_dir()})
-    for run in runs:
-        lines = what_to_open(run)
+    for run in sorted({tree.parent for tree in folder.rglob("val_*") if tree.is_dir()}):
+        try:
+            lines = what_to_open(run)
+        except DataError as error:
+            lines = [f"left out: {error}"]
         if lines:
             print("\n".join([run.name, *(f"  {line}" for line in lines)]))
     return 0
