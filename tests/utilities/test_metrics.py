@@ -10,7 +10,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from utilities.evaluation.frechet import FOLDS, FrameStatistics, FrechetScores, frechet_table
+from utilities.evaluation.frechet import FOLDS, FrameStatistics, FrechetScores
 from utilities.evaluation.metrics import (
     CEILING_DB,
     FLOOR_DB,
@@ -26,7 +26,8 @@ from utilities.evaluation.metrics import (
     track_of,
     write_metrics,
 )
-from utilities.evaluation.separation import SeparationScores, separation_table
+from utilities.evaluation.scores import score_table
+from utilities.evaluation.separation import SeparationScores
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "parity" / "metrics.npz"
 
@@ -252,7 +253,7 @@ def test_frechet_scores_merge_and_leave_tracks_out():
     summary = whole.summary()
     for key in ("fad", "frames", "reference_frames", "items"):
         assert one.summary()["bass"][key] == pytest.approx(summary["bass"][key], rel=1e-9)
-    assert summary["all"]["frames"] == 160 and "bass" in frechet_table(summary)
+    assert summary["all"]["frames"] == 160 and "bass" in score_table({"fad": {"embedding": "any", "stems": summary}})
     assert summary["mixture"]["fad"] is None and summary["mixture"]["ci95"] is None
 
     # the jackknife by hand: each track in a group of its own
@@ -302,7 +303,7 @@ def test_separation_scores():
     assert model["all"]["log_mel_mse"]["count"] == 2 and model["sounding"]["log_mel_mse"]["count"] == 1
     assert model["sounding"]["log_mel_mse"]["mean"] == model["bass"]["log_mel_mse"]["mean"]
     json.dumps(summary, allow_nan=False)
-    table = separation_table(summary)
+    table = score_table(summary)
     assert f"({baseline['bass']['log_mel_mse']['mean']:.3f})" in table and "nan" not in table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -50,3 +51,11 @@ LABELS = {
 def label(metric: str) -> Label:
     """A metric's label; an unknown metric is shown under its own name, and more of it is taken as better."""
     return LABELS.get(metric, Label(metric, "", 1, ""))
+
+
+def text_table(rows: Sequence[Sequence[str]], names: int = 1) -> str:
+    """Rows of cells as lines of text; the first `names` columns begin on the left, the others end on the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    align = [*[str.ljust] * names, *[str.rjust] * (len(widths) - names)]
+    lines = ("  ".join(put(*cell) for put, *cell in zip(align, row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)

@@ -21,6 +21,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -118,15 +119,8 @@ def si_sdr(estimate: Tensor, target: Tensor, silence_dbfs: float = SILENCE_DBFS)
 
     Source: Le Roux et al., "SDR - half-baked or well done?", ICASSP 2019, equation 3.
     """
-    estimate, target = _pair(estimate, target, torch.float64)
-    # the level without the constant part: a constant offset is not a sound, and SI-SDR removes it
-    if not target.numel() or is_silent(target - target.mean(), silence_dbfs):
-        return None
-    if not bool(estimate.isfinite().all()):
-        return math.nan
-    if is_silent(estimate - estimate.mean(), silence_dbfs):
-        return FLOOR_DB
-    return _clip_db(scale_invariant_signal_distortion_ratio(estimate, target, zero_mean=True))
+    measure = partial(scale_invariant_signal_distortion_ratio, zero_mean=True)
+    return _ratio(measure, *_pair(estimate, target, torch.float64), silence_dbfs)
 
 
 def si_sdr_improvement(
@@ -167,21 +161,26 @@ def sdr(estimate: Tensor, target: Tensor, silence_dbfs: float = SILENCE_DBFS) ->
     Source: Vincent, Gribonval and Févotte, "Performance measurement in blind audio source separation", IEEE TASLP 2006.
     """
     _pair(estimate, target, torch.float64)  # of one shape
-    channels = zip(estimate.reshape(-1, estimate.shape[-1]), target.reshape(-1, target.shape[-1]), strict=True)
-    found = [value for pair in channels if (value := _channel_sdr(*pair, silence_dbfs)) is not None]
-    return _mean(found) if all(map(math.isfinite, found)) else math.nan
+    channels = zip(*(part.reshape(-1, part.shape[-1]) for part in (estimate, target)), strict=True)
+    measure = partial(signal_distortion_ratio, filter_length=_SDR_FILTER, load_diag=_SDR_LOADING)
+    found = [_ratio(measure, *_pair(*pair, torch.float64), silence_dbfs) for pair in channels]
+    values = [value for value in found if value is not None]
+    return _mean(values) if all(map(math.isfinite, values)) else math.nan
 
 
-def _channel_sdr(estimate: Tensor, target: Tensor, silence_dbfs: float) -> float | None:
-    estimate, target = _pair(estimate, target, torch.float64)
-    if is_silent(target - target.mean() if target.numel() else target, silence_dbfs):
+def _ratio(
+    measure: Callable[[Tensor, Tensor], Tensor], estimate: Tensor, target: Tensor, silence_dbfs: float
+) -> float | None:
+    """A ratio of two waveforms (N,) in dB by the rules for silence and for values that are not finite."""
+    # the level without the constant part: a constant offset is not a sound, and SI-SDR removes it
+    if not target.numel() or is_silent(target - target.mean(), silence_dbfs):
         return None
     if not bool(estimate.isfinite().all()):
         return math.nan
     if is_silent(estimate - estimate.mean(), silence_dbfs):
         return FLOOR_DB
-    value = signal_distortion_ratio(estimate, target, filter_length=_SDR_FILTER, load_diag=_SDR_LOADING)
-    return CEILING_DB if bool(value.isnan()) else _clip_db(value)  # rounding puts a perfect estimate's just beyond 1
+    value = measure(estimate, target)
+    return CEILING_DB if bool(value.isnan()) else _clip_db(value)  # rounding puts a perfect SDR just beyond 1
 
 
 def _pair(estimate: Tensor, target: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

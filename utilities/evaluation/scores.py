@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from ..files import whole_file
 from .chunks import METRIC as CHUNK_METRIC
 from .chunks import ChunkScores
 from .embeddings import Embedding
-from .frechet import FrechetScores, frechet_table
+from .frechet import FrechetScores
+from .labels import LABELS, text_table
 from .metrics import FLOOR_DB, SILENCE_DBFS, MetricTable, track_of
-from .separation import SeparationScores, separation_table
+from .separation import SeparationScores
 
 
 @dataclass
@@ -151,27 +153,66 @@ class Scores:
 _ABOUT = ("track", "item", "stem")
 
 
-def score_table(metrics: dict[str, Any]) -> str:
-    """A `Scores.summary` as lines of text for a terminal."""
+@dataclass(frozen=True)
+class Cell:
+    """A number in the table of scores.
+
+    Args:
+        mean: over the items that count; `None` if none does.
+        interval: 95 %, around the mean.
+        baseline: the mean of the unprocessed mixture in place of the stem.
+        silent: how many items do not count because their target is silent.
+    """
+
+    mean: float | None
+    interval: Sequence[float] | None = None
+    baseline: float | None = None
+    silent: int = 0
+
+
+def score_cells(metrics: Mapping[str, Any]) -> dict[str, dict[str, Cell]]:
+    """The table of scores: group -> metric -> cell, from a metrics.json."""
+    cells: dict[str, dict[str, Cell]] = {}
+    baseline = metrics.get("mixture_as_every_stem", {})
+    for group, found in metrics.get("model", {}).items():
+        for metric in (name for name in LABELS if name in found):
+            value, other = found[metric], baseline.get(group, {}).get(metric, {}).get("mean")
+            cells.setdefault(group, {})[metric] = Cell(value["mean"], value["ci95"], other, value["silent"])
+    for group, value in metrics.get("msdm", {}).items():
+        if group != "about":
+            cells.setdefault(group, {})[CHUNK_METRIC] = Cell(value["mean"], value["ci95"])
+    for group, value in metrics.get("frechet", {}).items():
+        cells.setdefault(group, {})["log_mel_frechet"] = Cell(value["log_mel_frechet"], value["ci95"])
+    fad = metrics.get("fad", {})
+    named = {"mixture": fad.get("mixture"), "mixture (sub_fad)": fad.get("sub_fad")}
+    for group, value in (fad.get("stems", {}) | {name: cell for name, cell in named.items() if cell}).items():
+        cells.setdefault(group, {})["fad"] = Cell(value["fad"], value["ci95"])
+    order = [*metrics.get("stems", []), *cells]
+    return {group: cells[group] for group in dict.fromkeys(order) if group in cells}
+
+
+def score_table(metrics: Mapping[str, Any]) -> str:
+    """The means of a `Scores.summary` as lines of text for a terminal."""
+    cells, sets = score_cells(metrics), (CHUNK_METRIC, "log_mel_frechet", "fad")
+    embedding = f"; Frechet audio distance: embedding {metrics['fad']['embedding']}" if "fad" in metrics else ""
     parts = []
-    if "model" in metrics and "mixture_as_every_stem" in metrics:
-        parts.append("in brackets: the mixture taken as every stem\n" + separation_table(metrics))
-    if "msdm" in metrics:
-        cells = {stem: cell for stem, cell in metrics["msdm"].items() if stem != "about"}
-        rows = [f"{'stem':<12}{CHUNK_METRIC:>16}{'95 % interval':>22}{'chunks':>8}"]
-        for stem, cell in cells.items():
-            mean, span = cell["mean"], cell["ci95"]
-            text = "-" if mean is None else f"{mean:.3f}"
-            between = "-" if span is None else f"{span[0]:.3f} .. {span[1]:.3f}"
-            rows.append(f"{stem:<12}{text:>16}{between:>22}{cell['count']:>8}")
-        parts.append("\n".join(rows))
-    if metrics.get("frechet"):
-        parts.append(frechet_table(metrics["frechet"]))
-    if "fad" in metrics:
-        fad = metrics["fad"]
-        groups = fad["stems"] | {name: fad[name] for name in ("mixture", "sub_fad") if name in fad}
-        parts.append(f"Frechet audio distance, embedding {fad['embedding']}\n{frechet_table(groups)}")
+    for note, chosen in (
+        ("in brackets: the unprocessed mixture in place of each stem", [m for m in LABELS if m not in sets]),
+        (f"in brackets: the 95 % interval{embedding}", sets),
+    ):
+        names = [name for name in chosen if any(name in row for row in cells.values())]
+        groups = {group: row for group, row in cells.items() if any(name in row for name in names)}
+        rows = [(group, *(_in_words(row.get(m), m in sets) for m in names)) for group, row in groups.items()]
+        if names:
+            parts.append(f"{note}\n{text_table([('stem', *names), *rows])}")
     return "\n\n".join(parts)
+
+
+def _in_words(cell: Cell | None, with_interval: bool) -> str:
+    if cell is None or cell.mean is None:
+        return "-"
+    ends = cell.interval if with_interval else None if cell.baseline is None else (cell.baseline,)
+    return f"{cell.mean:z.3f}" + (f" ({' .. '.join(f'{end:z.3f}' for end in ends)})" if ends else "")
 
 
 def write_rows(path: str | os.PathLike[str], rows: list[dict[str, Any]]) -> None:

@@ -33,7 +33,6 @@ NOTES = (
     "only sounds; see utilities/evaluation/chunks.py.",
     "ci95: percentile bootstrap over tracks, null under two tracks. invalid: estimates that were not finite.",
 )
-_COLUMNS = ("log_mel_mse", "log_mel_si_sdr", "log_mel_si_sdr_zero_mean", "si_sdr", "si_sdri", "sdr")
 
 
 class SeparationScores:
@@ -110,22 +109,3 @@ class SeparationScores:
     def _groups(self, table: MetricTable, stems: tuple[str, ...], seed: int) -> dict[str, Any]:
         sounding = table.where(lambda item, stem: (item, stem) not in self.silent)
         return table.summary(stems, seed=seed) | {"sounding": sounding.summary(stems, seed=seed)["all"]}
-
-
-def separation_table(summary: dict[str, Any]) -> str:
-    """The means of a `SeparationScores.summary` as lines of text, the baseline's in brackets."""
-    ours, baseline = summary["model"], summary["mixture_as_every_stem"]
-    columns = [name for name in _COLUMNS if name in ours["all"]]
-    rows = [f"{'stem':<12}" + "".join(f"{name:>{_width(name)}}" for name in columns)]
-    for group in ours:
-        cells = []
-        for name in columns:
-            value, other = (part.get(group, {}).get(name, {}).get("mean") for part in (ours, baseline))
-            text = "-" if value is None else f"{value:.3f}"
-            cells.append(f"{text if other is None else f'{text} ({other:.3f})':>{_width(name)}}")
-        rows.append(f"{group:<12}" + "".join(cells))
-    return "\n".join(rows)
-
-
-def _width(column: str) -> int:
-    return max(len(column), 16) + 2

@@ -14,7 +14,6 @@ import yaml
 
 from latent_diffusion.errors import ConfigError, DataError
 
-from ..evaluation.chunks import METRIC as CHUNK_METRIC
 from ..evaluation.evaluate import Evaluation
 from ..evaluation.folders import (
     MIXTURE,
@@ -26,30 +25,12 @@ from ..evaluation.folders import (
     result_trees,
     targets_of,
 )
-from ..evaluation.labels import LABELS
 from ..evaluation.metrics import track_of
-from ..evaluation.scores import read_results
+from ..evaluation.scores import Cell, read_results, score_cells
 from .curves import CSV_NAME, Points, read_training
 
 _PACKAGES = ("torch", "torchaudio", "pytorch-lightning", "torchmetrics", "numpy", "soundfile")
 _HISTORY_STEPS = 6
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A number in the table of scores.
-
-    Args:
-        mean: over the items that count; `None` if none does.
-        interval: 95 %, around the mean.
-        baseline: the mean of the unprocessed mixture in place of the stem.
-        silent: how many items do not count because their target is silent.
-    """
-
-    mean: float | None
-    interval: Sequence[float] | None = None
-    baseline: float | None = None
-    silent: int = 0
 
 
 @dataclass(frozen=True)
@@ -274,27 +255,6 @@ def _history(run: Path, metrics: Mapping[str, Any], names: Sequence[str]) -> lis
 
 
 # ---- numbers and words ---------------------------------------------------------------------------------------------
-
-
-def score_cells(metrics: Mapping[str, Any]) -> dict[str, dict[str, Cell]]:
-    """The table of scores: group -> metric -> cell, from a metrics.json."""
-    cells: dict[str, dict[str, Cell]] = {}
-    baseline = metrics.get("mixture_as_every_stem", {})
-    for group, found in metrics.get("model", {}).items():
-        for metric in (name for name in LABELS if name in found):
-            value, other = found[metric], baseline.get(group, {}).get(metric, {}).get("mean")
-            cells.setdefault(group, {})[metric] = Cell(value["mean"], value["ci95"], other, value["silent"])
-    for group, value in metrics.get("msdm", {}).items():
-        if group != "about":
-            cells.setdefault(group, {})[CHUNK_METRIC] = Cell(value["mean"], value["ci95"])
-    for group, value in metrics.get("frechet", {}).items():
-        cells.setdefault(group, {})["log_mel_frechet"] = Cell(value["log_mel_frechet"], value["ci95"])
-    fad = metrics.get("fad", {})
-    named = {"mixture": fad.get("mixture"), "mixture (sub-FAD)": fad.get("sub_fad")}
-    for group, value in (fad.get("stems", {}) | {name: cell for name, cell in named.items() if cell}).items():
-        cells.setdefault(group, {})["fad"] = Cell(value["fad"], value["ci95"])
-    order = [*metrics.get("stems", []), *cells]
-    return {group: cells[group] for group in dict.fromkeys(order) if group in cells}
 
 
 def _lead(metrics: Mapping[str, Any], curves: Mapping[str, Points]) -> str:

@@ -21,8 +21,9 @@ from latent_diffusion.errors import DataError
 from ..evaluation.compare import Difference, Scored
 from ..evaluation.labels import LABELS, Label, label
 from ..evaluation.metrics import MetricTable
+from ..evaluation.scores import Cell, score_cells
 from ..files import whole_file
-from .collect import Cell, Page, PageItem, run_page, score_cells
+from .collect import Page, PageItem, run_page
 from .curves import panel_svg, panels_of
 from .embed import choose_quality, digest, encode_audio, picture, read_excerpt, spectrogram
 
@@ -163,7 +164,7 @@ def _tiles(scores: Mapping[str, Mapping[str, Cell]]) -> list[tuple[Label, str, C
     """The few numbers that say most: label, group (empty for a mean over stems), cell."""
     group = next((name for name in ("sounding", "all") if name in scores), "")
     chosen = [("log_mel_mse", group), ("si_sdri", group), ("sdr", group), ("msdm_si_sdri", "all")]
-    chosen += [("fad", "mixture"), ("fad", "mixture (sub-FAD)"), ("fad", "all"), ("log_mel_frechet", "all")]
+    chosen += [("fad", "mixture"), ("fad", "mixture (sub_fad)"), ("fad", "all"), ("log_mel_frechet", "all")]
     cells = [(label(m), "" if g in ("sounding", "all") else g, scores.get(g, {}).get(m)) for m, g in chosen]
     return [(about, name, cell) for about, name, cell in cells if cell is not None and cell.mean is not None][:5]
 
