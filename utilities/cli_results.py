@@ -1,4 +1,4 @@
-"""`msgld evaluate`, `compare` and `report`: numbers and pages about results that exist."""
+"""`msgld evaluate`, `compare` and `report`: scores of results that exist, and pages about them."""
 
 from __future__ import annotations
 
@@ -16,52 +16,102 @@ _SHOWN_PROBLEMS = 8
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Register the commands with the parser of `msgld`; each sets `run`, called with the options."""
-    evaluate = commands.add_parser("evaluate", help="score any system's stems: metrics.json, metrics.csv, a table")
-    evaluate.add_argument(
-        "--est", type=given_path, required=True, metavar="DIR", help="results: <track>/<stem>.wav, or a run's folder"
+    _add_evaluate(
+        commands.add_parser(
+            "evaluate",
+            help="score the stems of any system against references",
+            description="Compares stems with references, and writes metrics.json (means with 95 % intervals) and, "
+            "where items pair, metrics.csv (a row for each item and stem). A folder holds <track>/<stem>.wav, or is "
+            "the folder of a run. Sound files may have any format and rate.",
+        )
     )
-    evaluate.add_argument(
-        "--ref",
-        type=given_path,
-        metavar="DIR",
-        help="the truth, laid out likewise (default: the targets beside a run)",
+    compare = commands.add_parser(
+        "compare",
+        help="compare the scores of two systems item by item",
+        description="Compares the scores of two systems on the items and stems that both have, and writes a page "
+        "with the differences and their 95 % intervals.",
     )
-    evaluate.add_argument(
+    compare.add_argument("first", type=given_name, metavar="A", help="a run's folder, or one that evaluate wrote")
+    compare.add_argument("second", type=given_name, metavar="B", help="the same of the other system")
+    compare.add_argument(
+        "--out", type=given_path, default=Path("compare.html"), metavar="FILE", help="the page (default: %(default)s)"
+    )
+    _add_seed(compare)
+    compare.set_defaults(run=_compare)
+    report = commands.add_parser(
+        "report",
+        help="write a page to hear and see the results of a run, or any folder of stems",
+        description="Writes one HTML file with players, spectrograms and, for a run, scores and training curves. "
+        "It opens in a browser without a server or a network.",
+    )
+    report.add_argument("folder", type=given_path, metavar="DIR", help="a run's folder, or <track>/<stem>.wav")
+    report.add_argument(
+        "--ref", type=given_path, metavar="DIR", help="references, to hear beside the stems (a run has its own targets)"
+    )
+    report.add_argument("--mixture", type=given_path, metavar="DIR", help="mixtures: <track>.wav or <track>/mix.wav")
+    report.add_argument("--out", type=given_path, metavar="FILE", help="the page (default: DIR/report.html)")
+    report.set_defaults(run=_report)
+    _add_items(report)
+    for command in (compare, report):
+        command.add_argument("--quiet", action="store_true", help=argparse.SUPPRESS)  # they show no progress
+    for command in (commands.choices[name] for name in ("evaluate", "compare", "report")):
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
+    add = evaluate.add_argument
+    add("--est", type=given_path, required=True, metavar="DIR", help="the stems to score (estimates)")
+    add("--ref", type=given_path, metavar="DIR", help="the true stems (default: the targets that a run has written)")
+    add(
         "--mixture",
         type=given_path,
         metavar="DIR",
-        help="what was separated (default: the references' mix, or their sum)",
+        help="the mixtures that were separated: <track>.wav or <track>/mix.wav (default: the mix among the "
+        "references, or else the sum of their stems)",
     )
-    evaluate.add_argument("--out", type=given_path, metavar="DIR", help="default: EST/evaluation")
-    evaluate.add_argument("--task", choices=TASKS, help="default: what the results say, else separation")
-    evaluate.add_argument(
+    add("--out", type=given_path, metavar="DIR", help="where the scores are written (default: EST/evaluation)")
+    add(
+        "--task",
+        choices=TASKS,
+        help="separation scores each stem against its reference; generation compares the whole sets, whose items need "
+        "not pair; arrangement compares sets of items that pair (default: the task of the run, else separation)",
+    )
+    add(
         "--embedding",
         default="log_mel",
         metavar="NAME",
-        help="of the Frechet audio distance: log_mel (default), clap, or clap:FOLDER with its weights",
+        help="features of the Frechet audio distance: log_mel, clap, or clap:FOLDER with CLAP's weights. clap is "
+        "nearer to how things sound, and slower (default: log_mel)",
     )
-    evaluate.add_argument("--download", action="store_true", help="an embedding's weights may be fetched")
-    evaluate.add_argument("--chunk", type=float, default=4.0, metavar="S", help="of MSDM's protocol (default: 4)")
-    evaluate.add_argument("--overlap", type=float, default=2.0, metavar="S", help="of its chunks (default: 2)")
-    evaluate.add_argument("--report", action="store_true", help="write report.html, too")
-    compare = commands.add_parser("compare", help="paired differences of two runs or evaluations, and a page")
-    compare.add_argument("first", type=given_name, metavar="RUN_A", help="a run's folder, or one that evaluate wrote")
-    compare.add_argument("second", type=given_name, metavar="RUN_B", help="likewise")
-    compare.add_argument(
-        "--out", type=given_path, default=Path("compare.html"), metavar="FILE", help="default: %(default)s"
+    add("--download", action="store_true", help="allow downloading the weights of the embedding")
+    add(
+        "--chunk",
+        type=float,
+        default=4.0,
+        metavar="S",
+        help="length in seconds of the chunks of msdm_si_sdri; only 4 with an overlap of 2 compares with papers "
+        "(default: 4)",
     )
-    report = commands.add_parser("report", help="a page to hear and see results: a run's, or any folder of stems")
-    report.add_argument("folder", type=given_path, metavar="DIR", help="a run's folder, or <track>/<stem>.wav")
-    report.add_argument("--ref", type=given_path, metavar="DIR", help="what it should have been, where there is such")
-    report.add_argument("--mixture", type=given_path, metavar="DIR", help="what was separated")
-    report.add_argument("--out", type=given_path, metavar="FILE", help="default: DIR/report.html")
-    for command in (evaluate, report):
-        command.add_argument("--items", type=int, default=20, metavar="N", help="heard on the page (default: 20)")
-    for command, run in ((evaluate, _evaluate), (compare, _compare), (report, _report)):
-        command.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
-        command.add_argument("--quiet", action="store_true", help="no progress bars")
-        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        command.set_defaults(run=run)
+    add("--overlap", type=float, default=2.0, metavar="S", help="seconds that two chunks share (default: 2)")
+    add("--report", action="store_true", help="also write report.html, a page to hear and see the results")
+    _add_items(evaluate)
+    _add_seed(evaluate)
+    add("--quiet", action="store_true", help="show no progress bar")
+    evaluate.set_defaults(run=_evaluate)
+
+
+def _add_items(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--items",
+        type=int,
+        metavar="N",
+        help="items that can be heard on the page; with more, the file is larger and the sound more compressed "
+        "(default: 20)",
+    )
+
+
+def _add_seed(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--seed", type=int, default=0, help="seed of the resampling behind intervals (default: 0)")
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -70,6 +120,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     from .evaluation.metrics import write_metrics
     from .evaluation.scores import score_table, write_rows
 
+    items = _items(options)
+    if options.items is not None and not options.report:
+        raise ConfigError("--items: has no effect without --report; leave it out, or add --report")
     if not 0 <= options.overlap < options.chunk:
         raise ConfigError(f"--overlap: found {options.overlap:g}, expected less than --chunk ({options.chunk:g} s)")
     chosen = Options(
@@ -86,13 +139,13 @@ def _evaluate(options: argparse.Namespace) -> int:
             from .report.collect import evaluation_page
             from .report.render import write_page
 
-            write_page(out / "report.html", evaluation_page(found, options.est, options.items))
+            write_page(out / "report.html", evaluation_page(found, options.est, items))
 
     _writing(out, write)
     print(f"{found.metrics['task']}: {found.metrics['items']} items of {found.metrics['tracks']} tracks")
     print(score_table(found.metrics))
     if found.problems:
-        print(f"\n{len(found.problems)} notes, all in {out / 'metrics.json'}:")
+        print(f"\n{len(found.problems)} notes, all of them in {out / 'metrics.json'}:")
         print("\n".join(f"  {line[:200]}" for line in found.problems[:_SHOWN_PROBLEMS]))
     print(f"\nwritten to {out}")
     return 0
@@ -115,10 +168,16 @@ def _report(options: argparse.Namespace) -> int:
     from .report.render import write_page
 
     out = options.out or options.folder / "report.html"
-    page = report_page(options.folder, options.ref, options.mixture, options.items)
+    page = report_page(options.folder, options.ref, options.mixture, _items(options))
     _writing(out, lambda: write_page(out, page))
     print(f"page: {out} ({out.stat().st_size / 1e6:.1f} MB)")
     return 0
+
+
+def _items(options: argparse.Namespace) -> int:
+    if options.items is not None and options.items < 0:
+        raise ConfigError(f"--items: found {options.items}, expected 0 or more")
+    return 20 if options.items is None else options.items
 
 
 def _writing(out: Path, write: Callable[[], None]) -> None:

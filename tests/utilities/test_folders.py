@@ -177,6 +177,10 @@ def test_options_without_effect_are_refused(tmp_path: Path, capsys: pytest.Captu
     write_results(tmp_path / "run/val_7", "A_from_0")
     assert main(["report", str(tmp_path / "run"), "--ref", str(tmp_path)]) == 2
     assert "--ref: has no effect on" in capsys.readouterr().err
+    assert main(["evaluate", "--est", str(tmp_path / "run"), "--items", "3"]) == 2
+    assert "--items: has no effect without --report" in capsys.readouterr().err
+    assert main(["report", str(tmp_path / "run"), "--items", "-1"]) == 2
+    assert "--items: found -1, expected 0 or more" in capsys.readouterr().err
 
 
 def test_damaged_numbers_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,19 +19,22 @@ from .metrics import (
 )
 
 NOTES = (
-    "mixture_as_every_stem is the baseline: the mixture handed out as each stem. Only what is better than it is "
-    "separated: log_mel_mse below, SI-SDR above (model_minus_mixture is the paired difference).",
-    "log_mel_si_sdr is as published: no mean removed. It says little, because the mean of log-mels dominates: the bare "
-    "mixture scores about 10 dB and silence 8 dB. Read log_mel_si_sdr_zero_mean and si_sdr instead.",
-    "all: every stem of every item. sounding: without the stems whose target is silent in that item. A silent target "
-    f"(RMS level below {SILENCE_DBFS:g} dBFS) has no si_sdr, si_sdri, sdr or log_mel_si_sdr_zero_mean and is counted; "
-    f"a silent estimate of a sounding target has {FLOOR_DB:g} dB; values are clipped to {FLOOR_DB:g} .. "
+    "mixture_as_every_stem is the baseline: the scores that the unprocessed mixture gets in place of each stem. A stem "
+    "has only been separated if its log_mel_mse is lower, and its SI-SDR higher, than the mixture's. "
+    "model_minus_mixture is the paired difference.",
+    "log_mel_si_sdr is as published: means are not removed. It says little, because the means of log-mels dominate: "
+    "the unprocessed mixture has about 10 dB and silence 8 dB. Read log_mel_si_sdr_zero_mean and si_sdr instead.",
+    "all: every stem of every item. sounding: without stems whose target is silent in that item. A silent target "
+    f"(RMS level below {SILENCE_DBFS:g} dBFS) has no si_sdr, si_sdri, sdr or log_mel_si_sdr_zero_mean and is counted "
+    f"as silent. A silent estimate of a target that sounds has {FLOOR_DB:g} dB. Values are clipped to {FLOOR_DB:g} .. "
     f"{CEILING_DB:g} dB.",
-    "sdr is BSSEval's: a filter of 512 taps on the target counts as no distortion. si_sdri is si_sdr less the "
-    "mixture's. All three compare phases: a vocoder, which invents them, is far below zero whatever it sounds like.",
-    "msdm_si_sdri: si_sdri on chunks of 4 s that overlap by 2 s, without silent chunks and those in which one stem "
-    "only sounds; see utilities/evaluation/chunks.py.",
-    "ci95: percentile bootstrap over tracks, null under two tracks. invalid: estimates that were not finite.",
+    "sdr is that of BSSEval: a filter of 512 taps on the target does not count as distortion. si_sdri is si_sdr minus "
+    "the mixture's. All three compare phases; a vocoder invents phases, and so its sound is far below zero however "
+    "good it is.",
+    "msdm_si_sdri: si_sdri of chunks of 4 s that overlap by 2 s, without silent chunks and chunks in which only one "
+    "stem sounds; see utilities/evaluation/chunks.py.",
+    "ci95: percentile bootstrap over tracks; null if there are fewer than two. invalid: estimates with values that are "
+    "not finite.",
 )
 
 
