@@ -41,14 +41,7 @@ _CONSTANT_STD = 1e-4  # a log-mel that varies less than this carries nothing but
 
 
 def level_dbfs(waveform: Tensor) -> float:
-    """RMS level of a waveform.
-
-    Args:
-        waveform: any shape, in [-1, 1].
-
-    Returns:
-        Level in dB relative to a constant of 1; `-inf` for digital silence or no samples.
-    """
+    """RMS level of a waveform (any shape), in dB relative to a constant of 1; `-inf` for digital silence."""
     power = float(waveform.detach().double().square().mean()) if waveform.numel() else 0.0
     return 10 * math.log10(power) if power > 0 else -math.inf
 
@@ -59,19 +52,8 @@ def is_silent(waveform: Tensor, silence_dbfs: float = SILENCE_DBFS) -> bool:
 
 
 def log_mel_mse(estimate: Tensor, target: Tensor) -> float:
-    """Mean squared difference of two log-mels.
-
-    Args:
-        estimate, target: natural log-mels of one shape, (T, M) for example.
-
-    Returns:
-        The mean over all elements, in squared nats.
-
-    Raises:
-        ValueError: the shapes differ.
-    """
-    estimate, target = _pair(estimate, target, torch.float64)
-    return float(mean_squared_error(estimate, target))
+    """Mean squared difference of two natural log-mels of one shape, (T, M) for example, in nepers²."""
+    return float(mean_squared_error(*_pair(estimate, target, torch.float64)))
 
 
 def log_mel_si_sdr(estimate: Tensor, target: Tensor, zero_mean: bool = False) -> float | None:
@@ -112,7 +94,7 @@ def si_sdr(estimate: Tensor, target: Tensor, silence_dbfs: float = SILENCE_DBFS)
 
     Returns:
         dB, clipped to [FLOOR_DB, CEILING_DB]; `None` for a silent target, FLOOR_DB for a silent estimate of a target
-        that sounds.
+        that sounds, NaN for an estimate that is not finite.
 
     Raises:
         ValueError: the shapes differ.
@@ -126,37 +108,16 @@ def si_sdr(estimate: Tensor, target: Tensor, silence_dbfs: float = SILENCE_DBFS)
 def si_sdr_improvement(
     estimate: Tensor, target: Tensor, mixture: Tensor, silence_dbfs: float = SILENCE_DBFS
 ) -> float | None:
-    """How much more SI-SDR the estimate has than the mixture taken as the estimate (SI-SDRi).
-
-    Args:
-        estimate, target, mixture: waveforms of one shape, (N,) or (channels, N).
-        silence_dbfs: RMS level under which a waveform is silent.
-
-    Returns:
-        dB, or `None` for a silent target.
-
-    Raises:
-        ValueError: the shapes differ.
-    """
-    ours = si_sdr(estimate, target, silence_dbfs)
-    mixtures = si_sdr(mixture, target, silence_dbfs)
+    """SI-SDR of the estimate minus that of the mixture (SI-SDRi); arguments and results are those of `si_sdr`."""
+    ours, mixtures = (si_sdr(part, target, silence_dbfs) for part in (estimate, mixture))
     return None if ours is None or mixtures is None else ours - mixtures
 
 
 def sdr(estimate: Tensor, target: Tensor, silence_dbfs: float = SILENCE_DBFS) -> float | None:
-    """Signal-to-distortion ratio of BSSEval: any filter of 512 taps on the target counts as no distortion.
+    """Signal-to-distortion ratio of BSSEval: any filter of 512 taps on the target does not count as distortion.
 
-    Args:
-        estimate, target: waveforms of one shape, (N,) or (channels, N); each channel has a filter of its own, and the
-            result is the mean over channels whose target sounds.
-        silence_dbfs: RMS level under which a waveform is silent.
-
-    Returns:
-        dB, clipped to [FLOOR_DB, CEILING_DB]; `None` for a silent target, FLOOR_DB for a silent estimate of a target
-        that sounds.
-
-    Raises:
-        ValueError: the shapes differ.
+    Arguments and results are those of `si_sdr`, except that each channel has a filter of its own, and that the result
+    is the mean over the channels whose target sounds.
 
     Source: Vincent, Gribonval and Févotte, "Performance measurement in blind audio source separation", IEEE TASLP 2006.
     """
@@ -205,24 +166,17 @@ def track_of(item: str) -> str:
 
 
 class MetricTable:
-    """Collects one number an (item, stem, metric), and sums them up.
+    """Collects one number for each item, stem and metric, and sums them up.
 
-    Keeps a few numbers an item and never audio, so that thousands of clips take megabytes. Adding an item again
-    replaces its value: the copies with which a distributed sampler fills the last batch count once.
+    Keeps numbers and never audio, so that thousands of clips take megabytes. Adding an item again replaces its value:
+    the copies with which a distributed sampler fills the last batch count once.
     """
 
     def __init__(self) -> None:
         self._values: dict[tuple[str, str], dict[str, float | None]] = {}
 
     def add(self, item: str, stem: str, metric: str, value: float | None) -> None:
-        """Add one value.
-
-        Args:
-            item: `<track>_from_<second>`, or any unique name.
-            stem: the stem's name.
-            metric: the metric's name.
-            value: a number; `None` for a silent target; NaN or infinite counts as invalid.
-        """
+        """Add a value: `None` stands for a silent target, and NaN or infinity count as invalid."""
         self._values.setdefault((stem, metric), {})[item] = value
 
     def merge(self, other: MetricTable) -> None:
@@ -246,12 +200,7 @@ class MetricTable:
         return sorted({item for values in self._values.values() for item in values})
 
     def values(self, metric: str, stems: str | Iterable[str] | None = None) -> list[tuple[str, float | None]]:
-        """(item, value) of a metric, sorted by stem and item.
-
-        Args:
-            metric: the metric's name.
-            stems: one stem, several, or `None` for all.
-        """
+        """(item, value) of a metric for one stem, several, or (`None`) all; sorted by stem and item."""
         names = self.stems if stems is None else [stems] if isinstance(stems, str) else list(stems)
         return [pair for stem in names for pair in sorted(self._values.get((stem, metric), {}).items())]
 
@@ -282,14 +231,15 @@ class MetricTable:
         return difference
 
     def rows(self) -> list[dict[str, Any]]:
-        """One dict an (item, stem): `track`, `item`, `stem` and every metric (`None` where silent or invalid)."""
-        metrics = self.metrics
+        """One dict per item and stem: `track`, `item`, `stem` and each metric (`None` where silent or invalid)."""
         rows = []
         for item in self.items:
             for stem in self.stems:
-                found = {m: self._values[stem, m][item] for m in metrics if item in self._values.get((stem, m), {})}
+                found = {
+                    m: self._values[stem, m][item] for m in self.metrics if item in self._values.get((stem, m), {})
+                }
                 if found:
-                    numbers = {m: found.get(m) if _usable(found.get(m)) else None for m in metrics}
+                    numbers = {m: found.get(m) if _usable(found.get(m)) else None for m in self.metrics}
                     rows.append({"track": track_of(item), "item": item, "stem": stem, **numbers})
         return rows
 
@@ -371,11 +321,7 @@ def bootstrap_interval(tracks: list[list[float]], resamples: int = 1000, seed: i
 
 
 def write_metrics(path: str | os.PathLike[str], metrics: dict[str, Any]) -> None:
-    """Write metrics as JSON, whole or not at all.
-
-    Args:
-        path: the file, `metrics.json`.
-        metrics: plain values; NaN and infinity are refused.
+    """Write plain values as JSON, whole or not at all.
 
     Raises:
         ValueError: a number that is not finite.
@@ -383,4 +329,4 @@ def write_metrics(path: str | os.PathLike[str], metrics: dict[str, Any]) -> None
     """
     text = json.dumps(metrics, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")

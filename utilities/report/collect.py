@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -137,16 +138,23 @@ def run_page(folder: Path, most: int = 20) -> Page:
 
 def evaluation_page(found: Evaluation, estimates: Path, most: int = 20) -> Page:
     """The report of `msgld evaluate`."""
-    items = []
-    for name in choose(found.items, most):
-        item, truth, mixture = found.items[name]
-        items.append(_page_item(name, item, truth, mixture, found.rows, found.metrics["stems"]))
-    texts = {f"Notes on {len(found.problems)} files": "\n".join(found.problems)} if found.problems else {}
-    about = {"Results": found.metrics["estimates"], "References": found.metrics["references"]}
-    about |= {"Embedding": found.metrics["embedding"], "Seed": str(found.metrics["seed"]), **versions()}
-    name = estimates.resolve().name
-    scores, notes = score_cells(found.metrics), found.metrics.get("notes", [])
-    return Page(name, _lead(found.metrics, {}), scores, found.rows, items, about=about, texts=texts, notes=notes)
+    metrics, chosen = found.metrics, choose(found.items, most)
+    return Page(
+        estimates.resolve().name,
+        _lead(metrics, {}),
+        score_cells(metrics),
+        found.rows,
+        [_page_item(name, *found.items[name], found.rows, metrics["stems"]) for name in chosen],
+        about={
+            "Results": metrics["estimates"],
+            "References": metrics["references"],
+            "Embedding": metrics["embedding"],
+            "Seed": str(metrics["seed"]),
+            **versions(),
+        },
+        texts={f"Notes on {len(found.problems)} files": "\n".join(found.problems)} if found.problems else {},
+        notes=metrics.get("notes", []),
+    )
 
 
 def folder_page(folder: Path, references: Path | None, mixtures: Path | None, most: int = 20) -> Page:
@@ -156,16 +164,17 @@ def folder_page(folder: Path, references: Path | None, mixtures: Path | None, mo
         DataError: a folder cannot be used.
     """
     tree = read_tree(folder, "DIR")
-    truths = read_tree(references, "--ref").items if references else {}
-    if references is None and (target := targets_of(tree.root)):
-        truths = read_tree(target, "--ref").items
+    target = references or targets_of(tree.root)
+    truths = read_tree(target, "--ref").items if target else {}
     given = read_mixtures(mixtures) if mixtures else {}
-    items = []
-    for name in choose(tree.items, most):
-        short = name.rpartition("/")[2]
-        truth = truths.get(name) or truths.get(short) or {}
-        mixture = given.get(name) or given.get(short)
-        items.append(_page_item(name, tree.items[name], truth, mixture, [], tree.stems))
+
+    def partner(name: str, others: Mapping[str, Any]) -> Any:
+        return others.get(name) or others.get(name.rpartition("/")[2])
+
+    items = [
+        _page_item(name, tree.items[name], partner(name, truths) or {}, partner(name, given), [], tree.stems)
+        for name in choose(tree.items, most)
+    ]
     lead = f"{len(tree.items)} items in {folder}" + (f", {len(items)} of them here." if most < len(tree.items) else ".")
     return Page(folder.resolve().name, lead, items=items, about={"Folder": str(folder), **versions()})
 
@@ -202,17 +211,17 @@ def _tree_items(root: Path, metrics: Mapping[str, Any], rows: list[dict[str, Any
 def _page_item(
     name: str, result: Item, truth: Item, mixture: Path | None, rows: Sequence[Mapping[str, Any]], stems: Sequence[str]
 ) -> PageItem:
-    """A mixer: mixture first, then the stems in their order, targets beside results."""
+    """A mixer: the mixtures first, then the stems in their order, targets beside results."""
     stems = list(dict.fromkeys([*stems, *(stem for stem in (*result, *truth) if stem != MIXTURE)]))
-    mixed = mixture or truth.get(MIXTURE)
-    mixed_of = (mixed,) if mixed else tuple(truth[stem] for stem in stems if stem in truth)
-    sounds = [Sound(mixed_of, "target", "")] if mixed_of else []
-    made = tuple(result[stem] for stem in stems if stem in result)
-    made_of = (result[MIXTURE],) if MIXTURE in result else made if len(made) > 1 else ()
-    sounds += [Sound(made_of, "result", "")] if made_of else []
+    mixed, sounds = mixture or truth.get(MIXTURE), []
+    for role, item, whole in (("target", truth, mixed), ("result", result, result.get(MIXTURE))):
+        parts = (whole,) if whole else tuple(item[stem] for stem in stems if stem in item)
+        if whole or len(parts) > (role == "result"):  # the sum of a single result is that result
+            sounds.append(Sound(parts, role, ""))
     for stem in stems:
-        sounds += [Sound((truth[stem],), "target", stem)] if stem in truth else []
-        sounds += [Sound((result[stem],), "result", stem)] if stem in result else []
+        sounds += [
+            Sound((item[stem],), role, stem) for role, item in (("target", truth), ("result", result)) if stem in item
+        ]
     return PageItem(name, sounds, {row["stem"]: _lines(row) for row in rows if row["item"] == name})
 
 
@@ -232,25 +241,19 @@ def _lines(row: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _history(run: Path, metrics: Mapping[str, Any], names: Sequence[str]) -> list[PageItem]:
     """One item's stems at several validations: the first item that all of them have."""
     found = list(result_trees(run))[::-1]
-    if len(found) < 2:
-        return []
-    spread = {round(i * (len(found) - 1) / (_HISTORY_STEPS - 1)) for i in range(_HISTORY_STEPS)}
-    trees = {int(found[i].name[4:]): read_tree(found[i], "results").items for i in sorted(spread)}
+    spread = sorted({round(i * (len(found) - 1) / (_HISTORY_STEPS - 1)) for i in range(_HISTORY_STEPS)})
+    trees = {f"step {int(found[i].name[4:]):,}": read_tree(found[i], "results").items for i in spread if len(found) > 1}
     name = next((name for name in names if all(name in items for items in trees.values())), None)
-    if name is None:
+    if name is None or not trees:
         return []
-    last = max(trees)
-    target = targets_of(found[-1])
+    target = targets_of(found[-1]) if metrics.get("task") != "generation" else None
     truth = read_tree(target, "targets").items.get(name, {}) if target else {}
-    paired = metrics.get("task") != "generation"
     items = []
     for stem in metrics.get("stems", []):
-        having = {step: found[name][stem] for step, found in trees.items() if stem in found[name]}
-        sounds = [Sound((file,), "result", f"step {step:,}") for step, file in having.items()]
-        if not sounds:
-            continue
-        sounds += [Sound((truth[stem],), "result", "target")] if stem in truth and paired else []
-        items.append(PageItem(f"{name}: {stem}", sounds, heard={("result", f"step {last:,}")}))
+        sounds = [Sound((items[name][stem],), "result", at) for at, items in trees.items() if stem in items[name]]
+        if sounds:
+            sounds += [Sound((truth[stem],), "result", "target")] if stem in truth else []
+            items.append(PageItem(f"{name}: {stem}", sounds, heard={("result", list(trees)[-1])}))
     return items
 
 
@@ -297,19 +300,11 @@ def _about_config(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of this project and of what it runs on."""
-    found = []
-    for name in _PACKAGES:
-        try:
-            found.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    about = {"Versions": ", ".join([f"Python {platform.python_version()}", *found])}
+    """Versions of what this project runs on, and its commit if it runs from a clone."""
+    packages = [f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES]
+    about = {"Versions": ", ".join([f"Python {platform.python_version()}", *packages])}
     root = Path(__file__).resolve().parents[2]
-    try:
-        commit = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=5
-        )
-    except (OSError, subprocess.TimeoutExpired):
+    if not (root / ".git").exists() or shutil.which("git") is None:
         return about
-    return about | ({"Commit": commit.stdout.strip()} if commit.returncode == 0 and (root / ".git").exists() else {})
+    asked = subprocess.run(["git", "-C", str(root), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    return about | ({"Commit": asked.stdout.strip()} if asked.returncode == 0 else {})
