@@ -27,7 +27,7 @@ from utilities.evaluation.metrics import (
     write_metrics,
 )
 from utilities.evaluation.scores import score_table
-from utilities.evaluation.separation import SeparationScores
+from utilities.evaluation.separation import SeparationScores, Side
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "parity" / "metrics.npz"
 
@@ -287,8 +287,10 @@ def test_separation_scores():
     quiet = torch.full((20, 8), -11.512925)
     near, mix_mel = mels["bass"] + noise(20, 8, seed=8), mels["mixture"]
     padded = torch.cat([0.9 * bass + 0.1 * drums, torch.ones(32)])  # a vocoder's 32 samples too many
-    scores.add("A_from_0", "bass", padded, bass, mixture, near, mels["bass"], mix_mel)
-    scores.add("A_from_0", "drums", noise(3200, seed=4), silent, mixture, mels["drums"], quiet, mix_mel)
+    result = Side({"bass": padded, "drums": noise(3200, seed=4)}, None, {"bass": near, "drums": mels["drums"]})
+    target = Side({"bass": bass, "drums": silent}, mixture, {"bass": mels["bass"], "drums": quiet}, mix_mel)
+    for stem in ("bass", "drums"):
+        scores.add("A_from_0", stem, result, target)
     summary = scores.summary(("bass", "drums"))
     model, baseline = summary["model"], summary["mixture_as_every_stem"]
     assert model["bass"]["si_sdri"]["mean"] == pytest.approx(

@@ -6,7 +6,7 @@ import csv
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +21,7 @@ from .embeddings import Embedding
 from .frechet import FrechetScores
 from .labels import LABELS, text_table
 from .metrics import FLOOR_DB, SILENCE_DBFS, MetricTable, track_of
-from .separation import SeparationScores
-
-
-@dataclass
-class Side:
-    """What was made of an item, or what it should have been.
-
-    Args:
-        stems: name -> waveform (N,) or (channels, N).
-        mixture: waveform of the whole piece.
-        log_mels: name -> log-mel (T, M), for those that have one.
-        mixture_log_mel: (T, M).
-    """
-
-    stems: dict[str, Tensor] = field(default_factory=dict)
-    mixture: Tensor | None = None
-    log_mels: dict[str, Tensor] = field(default_factory=dict)
-    mixture_log_mel: Tensor | None = None
+from .separation import SeparationScores, Side
 
 
 class Scores:
@@ -66,9 +49,8 @@ class Scores:
         """
         if target.mixture is None:
             raise ValueError(f"{item}: found no mixture, expected the one that was separated")
-        for stem, waveform in result.stems.items():
-            mels = result.log_mels.get(stem), target.log_mels.get(stem), target.mixture_log_mel
-            self.separation.add(item, stem, waveform, target.stems[stem], target.mixture, *mels)
+        for stem in result.stems:
+            self.separation.add(item, stem, result, target)
         self.chunks.add(item, result.stems, target.stems, target.mixture, sample_rate)
 
     def add_kind(self, item: str, result: Side | None, reference: Side | None, sample_rate: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -38,6 +39,23 @@ NOTES = (
 )
 
 
+@dataclass
+class Side:
+    """What was made of an item, or what it should have been.
+
+    Args:
+        stems: name -> waveform (N,) or (channels, N).
+        mixture: waveform of the whole piece.
+        log_mels: name -> log-mel (T, M), for those that have one.
+        mixture_log_mel: (T, M).
+    """
+
+    stems: dict[str, Tensor] = field(default_factory=dict)
+    mixture: Tensor | None = None
+    log_mels: dict[str, Tensor] = field(default_factory=dict)
+    mixture_log_mel: Tensor | None = None
+
+
 class SeparationScores:
     """Collects the scores of a model's stems and of the mixture as every stem."""
 
@@ -46,44 +64,31 @@ class SeparationScores:
         self.mixture = MetricTable()
         self.silent: set[tuple[str, str]] = set()  # (item, stem) with a silent target
 
-    def add(
-        self,
-        item: str,
-        stem: str,
-        waveform: Tensor,
-        target: Tensor,
-        mixture: Tensor,
-        log_mel: Tensor | None = None,
-        target_log_mel: Tensor | None = None,
-        mixture_log_mel: Tensor | None = None,
-    ) -> None:
-        """Score one stem of one item.
-
-        Waveforms are (n,) or (channels, n), log-mels (T, M); the longer ones are cut to the shortest (a vocoder
-        adds a few samples).
+    def add(self, item: str, stem: str, result: Side, target: Side) -> None:
+        """Score one stem of one item; what is longer is cut to the shortest (a vocoder adds a few samples).
 
         Args:
             item, stem: names.
-            waveform, target, mixture: the estimate, the true stem, and the mixture that was separated.
-            log_mel, target_log_mel, mixture_log_mel: their log-mels; without them there are no log-mel scores.
+            result: holds the estimate, and its log-mel if log-mels are to be scored.
+            target: holds the true stem and the mixture that was separated, and the same of log-mels.
         """
-        samples = min(waveform.shape[-1], target.shape[-1], mixture.shape[-1])
-        waveform, target, mixture = waveform[..., :samples], target[..., :samples], mixture[..., :samples]
-        silent = is_silent(target - target.mean())
+        waves = result.stems[stem], target.stems[stem], target.mixture
+        samples = min(wave.shape[-1] for wave in waves)
+        waveform, truth, mixture = (wave[..., :samples] for wave in waves)
+        silent = is_silent(truth - truth.mean())
         if silent:
             self.silent.add((item, stem))
-        ours, baseline = si_sdr(waveform, target), si_sdr(mixture, target)
+        ours, baseline = si_sdr(waveform, truth), si_sdr(mixture, truth)
         self.model.add(item, stem, "si_sdr", ours)
         self.model.add(item, stem, "si_sdri", None if ours is None or baseline is None else ours - baseline)
-        self.model.add(item, stem, "sdr", sdr(waveform, target))
+        self.model.add(item, stem, "sdr", sdr(waveform, truth))
         self.mixture.add(item, stem, "si_sdr", baseline)
-        self.mixture.add(item, stem, "sdr", sdr(mixture, target))
-        if target_log_mel is None:
-            return
-        for table, estimate in ((self.model, log_mel), (self.mixture, mixture_log_mel)):
-            if estimate is not None:
-                frames = min(len(estimate), len(target_log_mel))
-                pair = estimate[:frames], target_log_mel[:frames]
+        self.mixture.add(item, stem, "sdr", sdr(mixture, truth))
+        log_mel = target.log_mels.get(stem)
+        for table, estimate in ((self.model, result.log_mels.get(stem)), (self.mixture, target.mixture_log_mel)):
+            if estimate is not None and log_mel is not None:
+                frames = min(len(estimate), len(log_mel))
+                pair = estimate[:frames], log_mel[:frames]
                 table.add(item, stem, "log_mel_mse", log_mel_mse(*pair))
                 table.add(item, stem, "log_mel_si_sdr", log_mel_si_sdr(*pair))
                 zero_mean = None if silent else log_mel_si_sdr(*pair, zero_mean=True)
