@@ -92,6 +92,9 @@ def test_what_could_be_either_is_an_error(names: list[str], tmp_path: Path, caps
             rf"est: found folders called .*{names[0]}.* tells whether they are", error
         )
     assert not Path(out).exists()
+    for side in ("val_1", "target_1"):  # even there
+        (tmp_path / side).symlink_to("est")
+    assert main(["evaluate", "--est", str(tmp_path / "val_1"), "--quiet"]) == 2
     write(tmp_path / f"est/{names[0]}/mixture.wav")  # no item of a run is called so
     assert set(read_tree(tmp_path / "est", "--est").items) == set(names)
 
@@ -101,8 +104,6 @@ def test_signs_of_a_result_tree(tmp_path: Path) -> None:
     assert is_result_tree(windows) and set(read_tree(windows, "").items) == {"A_from_0", "A_from_0_320"}
     with pytest.raises(DataError, match="windows_not: found folders called mix"):
         is_result_tree(write_results(tmp_path / "windows_not", "A", "B"))
-    (tmp_path / "run/target_5").mkdir(parents=True)
-    assert is_result_tree(write_results(tmp_path / "run/val_5", "A", "B"))
     (tmp_path / "windows_not/metrics.json").write_text('{"task": "separation", "step": 5}')
     assert is_result_tree(tmp_path / "windows_not")
     published = [write(tmp_path / f"published/stem_{i}/Song.wav") for i in range(2)]

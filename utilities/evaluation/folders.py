@@ -39,7 +39,7 @@ _MIXTURE_NAMES = ("mix", "mixture")
 _PUBLISHED = re.compile(r"stem_\d+")
 _SUM = re.compile(r"stem_\d+(_\d+)+")  # arrangement: the generated stems, summed
 _STEP = re.compile(r"(val|target)_([0-9]+)")
-_WINDOW = re.compile(r".*_from_\d[\d_]*")  # an item of a validation: a window of a track
+_WINDOW = re.compile(r".*_from_\d[\d_]*(-[0-9a-f]{8})?")  # an item of a validation, as safe_name writes it
 _TAKEN = re.compile(r"mel|spectrograms|evaluation|stem_.*")  # by other folders of a result tree
 _RENAMED = " (stem)"
 
@@ -102,15 +102,15 @@ def targets_of(tree: Path) -> Path | None:
 def is_result_tree(root: Path) -> bool:
     """Whether a folder is a result tree, `<stem>/<item>.wav`, rather than tracks, `<track>/<stem>.wav`.
 
-    Sure signs are what only a validation writes: metrics.json with a step, links `stem_<i>`, log-mels. Else it takes a
-    folder `mix` or `stem_<i>` and items that all stems have; windows, or a place in a run, then tell it from tracks.
+    Only a validation writes metrics.json with a step, log-mels, and links `stem_<i>` beside `mix`. Without these, a
+    tree has a folder `mix` or only folders `stem_<i>`, all with the same items, which are windows of tracks.
 
     Raises:
         DataError: it could be either.
     """
     if not root.is_dir() or any(_audio(root)):
         return False
-    if "step" in read_json(root / "metrics.json") or _links(root):
+    if "step" in read_json(root / "metrics.json") or (_links(root) and (root / MIXTURE).is_dir()):
         return True
     if any(root.glob("mel/*/*.npy")) or any(root.glob("stem_mel_*/*.npy")):
         return True
@@ -121,17 +121,16 @@ def is_result_tree(root: Path) -> bool:
     folders = {f.name: {file.stem for file in _audio(f)} for f in root.iterdir() if f.is_dir()}
     items = set.union(*folders.values())
     others = [name for name in folders if folders[name] and name not in special and not _SUM.fullmatch(name)]
-    all_have_a_mixture = MIXTURE in special and items == folders[MIXTURE]
-    if not all_have_a_mixture and (others or MIXTURE in special):
+    if items != folders[MIXTURE] if MIXTURE in special else others:
         return False
     if any(_stem(item) == MIXTURE for item in items) or any(_audio_below(root / name) for name in folders):
         return False
-    if all(map(_WINDOW.fullmatch, items)) or _is_in_a_run(root):
+    if all(map(_WINDOW.fullmatch, items)):
         return True
     raise DataError(
         f"{root}: found folders called {', '.join(sorted(special))}, and nothing that tells whether they are tracks "
-        "(<track>/<stem>.wav) or a run's results (<stem>/<item>.wav); rename them if they are tracks, put results into "
-        "val_<step> with target_<step> beside it"
+        "(<track>/<stem>.wav) or the results of a run (<stem>/<item>.wav); rename them if they are tracks, and if they "
+        "are results, leave the run's metrics.json and links beside them"
     )
 
 
@@ -140,15 +139,6 @@ def _links(root: Path) -> dict[str, str]:
     links = [f for f in root.iterdir() if _PUBLISHED.fullmatch(f.name) and f.is_symlink()]
     targets = {link.name: os.readlink(link) for link in links}
     return {name: target for name, target in targets.items() if "/" not in target and (root / target).is_dir()}
-
-
-def _is_in_a_run(root: Path) -> bool:
-    place = root.absolute()
-    other = {"val": "target", "target": "val"}
-    step = _STEP.fullmatch(place.name)
-    return bool(step) and (
-        place.with_name(f"{other[step[1]]}_{step[2]}").is_dir() or any(place.parent.glob("config*.yaml"))
-    )
 
 
 def _audio_below(folder: Path) -> bool:

@@ -58,7 +58,7 @@ def main() -> int:
     for run in sorted({tree.parent for tree in folder.rglob("val_*") if tree.is_dir()}):
         try:
             lines = what_to_open(run)
-        except DataError as error:
+        except (DataError, OSError) as error:
             lines = [f"left out: {error}"]
         if lines:
             print("\n".join([run.name, *(f"  {line}" for line in lines)]))
