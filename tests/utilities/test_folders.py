@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -194,6 +195,17 @@ def test_damaged_numbers_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
                 r"error: .*val_7: metrics.json or metrics.csv is damaged \(.*\n", capsys.readouterr().err
             )
         (tree / "metrics.json").write_text('{"step": 7}')
+
+
+def test_names_in_other_encodings(tmp_path: Path) -> None:
+    name = os.fsdecode(b"T\xff<i>\n&")
+    for side in ("est", "ref"):
+        write(tmp_path / side / "T/bass.wav").parent.rename(tmp_path / side / name)
+    given = ["--est", str(tmp_path / "est"), "--ref", str(tmp_path / "ref"), "--out", str(tmp_path / "out")]
+    assert main(["evaluate", *given, "--report", "--quiet"]) == 0
+    assert list(scores(tmp_path / "out")) == [("T\\udcff<i>\n&", "bass")]
+    assert "T\\udcff&lt;i&gt;\n&amp;" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert main(["compare", str(tmp_path / "out"), str(tmp_path / "out"), "--out", str(tmp_path / "page.html")]) == 0
 
 
 def test_tracks_of_items() -> None:

@@ -208,7 +208,8 @@ def write_rows(path: str | os.PathLike[str], rows: list[dict[str, Any]]) -> None
         OSError: the file cannot be written.
     """
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    with whole_file(path) as temporary, Path(temporary).open("w", newline="", encoding="utf-8") as file:
+    encoding = {"encoding": "utf-8", "errors": "backslashreplace"}  # names of files may be in any encoding
+    with whole_file(path) as temporary, Path(temporary).open("w", newline="", **encoding) as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
