@@ -14,104 +14,63 @@ TASKS = ("separation", "generation", "arrangement")
 _SHOWN_PROBLEMS = 8
 
 
+_DESCRIPTIONS = {
+    "evaluate": "Compares stems with references, and writes metrics.json (means with 95 % intervals) and, if items "
+    "pair, metrics.csv (a row for each item and stem). A folder holds <track>/<stem>.wav, or is the folder of a run. "
+    "Sound files may have any format and rate.",
+    "compare": "Compares the scores of two systems on the items and stems that both have, and writes a page with the "
+    "differences and their 95 % intervals.",
+    "report": "Writes one HTML file with players, spectrograms and, for a run, scores and training curves. It opens in "
+    "a browser without a server or a network.",
+}
+
+
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Register the commands with the parser of `msgld`; each sets `run`, called with the options."""
-    _add_evaluate(
-        commands.add_parser(
-            "evaluate",
-            help="score the stems of any system against references",
-            description="Compares stems with references, and writes metrics.json (means with 95 % intervals) and, "
-            "where items pair, metrics.csv (a row for each item and stem). A folder holds <track>/<stem>.wav, or is "
-            "the folder of a run. Sound files may have any format and rate.",
-        )
-    )
-    compare = commands.add_parser(
-        "compare",
-        help="compare the scores of two systems item by item",
-        description="Compares the scores of two systems on the items and stems that both have, and writes a page "
-        "with the differences and their 95 % intervals.",
-    )
-    compare.add_argument("first", type=given_name, metavar="A", help="a run's folder, or one that evaluate wrote")
-    compare.add_argument("second", type=given_name, metavar="B", help="the same of the other system")
-    compare.add_argument(
-        "--out", type=given_path, default=Path("compare.html"), metavar="FILE", help="the page (default: %(default)s)"
-    )
-    _add_seed(compare)
-    compare.set_defaults(run=_compare)
-    report = commands.add_parser(
-        "report",
-        help="write a page to hear and see the results of a run, or any folder of stems",
-        description="Writes one HTML file with players, spectrograms and, for a run, scores and training curves. "
-        "It opens in a browser without a server or a network.",
-    )
-    report.add_argument("folder", type=given_path, metavar="DIR", help="a run's folder, or <track>/<stem>.wav")
-    report.add_argument(
-        "--ref", type=given_path, metavar="DIR", help="references, to hear beside the stems (a run has its own targets)"
-    )
-    report.add_argument("--mixture", type=given_path, metavar="DIR", help="mixtures: <track>.wav or <track>/mix.wav")
-    report.add_argument("--out", type=given_path, metavar="FILE", help="the page (default: DIR/report.html)")
-    report.set_defaults(run=_report)
-    _add_items(report)
-    for command in (compare, report):
-        command.add_argument("--quiet", action="store_true", help=argparse.SUPPRESS)  # they show no progress
-    for command in (commands.choices[name] for name in ("evaluate", "compare", "report")):
-        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-
-
-def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
-    add = evaluate.add_argument
-    add("--est", type=given_path, required=True, metavar="DIR", help="the stems to score (estimates)")
-    add("--ref", type=given_path, metavar="DIR", help="the true stems (default: the targets that a run has written)")
-    add(
-        "--mixture",
-        type=given_path,
-        metavar="DIR",
-        help="the mixtures that were separated: <track>.wav or <track>/mix.wav (default: the mix among the "
-        "references, or else the sum of their stems)",
-    )
-    add("--out", type=given_path, metavar="DIR", help="where the scores are written (default: EST/evaluation)")
-    add(
-        "--task",
-        choices=TASKS,
-        help="separation scores each stem against its reference; generation compares the whole sets, whose items need "
-        "not pair; arrangement compares sets of items that pair (default: the task of the run, else separation)",
-    )
-    add(
-        "--embedding",
-        default="log_mel",
-        metavar="NAME",
-        help="features of the Frechet audio distance: log_mel, clap, or clap:FOLDER with CLAP's weights. clap is "
-        "nearer to how things sound, and slower (default: log_mel)",
-    )
+    evaluate = commands.add_parser("evaluate", help="score the stems of any system against references")
+    compare = commands.add_parser("compare", help="compare the scores of two systems item by item")
+    report = commands.add_parser("report", help="write a page to hear and see a run, or any folder of stems")
+    add, folder = evaluate.add_argument, {"type": given_path, "metavar": "DIR"}
+    add("--est", required=True, **folder, help="the stems to score (estimates)")
+    add("--ref", **folder, help="the true stems (default: the targets that the run has written)")
+    mixture = "the mixtures that were separated: <track>.wav or <track>/mix.wav"
+    add("--mixture", **folder, help=f"{mixture} (default: the references' mix, or else the sum of their stems)")
+    add("--out", **folder, help="where the scores are written (default: EST/evaluation)")
+    tasks = "separation scores each stem against its reference; generation compares whole sets, whose items need not "
+    tasks += "pair; arrangement compares sets of items that pair (default: the run's task, or else separation)"
+    add("--task", choices=TASKS, help=tasks)
+    embeddings = "features of the Frechet audio distance: log_mel, clap, or clap:FOLDER with CLAP's weights. clap "
+    embeddings += "follows what is heard more closely, and is slower (default: log_mel)"
+    add("--embedding", default="log_mel", metavar="NAME", help=embeddings)
     add("--download", action="store_true", help="allow downloading the weights of the embedding")
-    add(
-        "--chunk",
-        type=float,
-        default=4.0,
-        metavar="S",
-        help="length in seconds of the chunks of msdm_si_sdri; only 4 with an overlap of 2 compares with papers "
-        "(default: 4)",
-    )
+    chunk = "seconds of a chunk of msdm_si_sdri; other values cannot be compared with papers (default: 4)"
+    add("--chunk", type=float, default=4.0, metavar="S", help=chunk)
     add("--overlap", type=float, default=2.0, metavar="S", help="seconds that two chunks share (default: 2)")
     add("--report", action="store_true", help="also write report.html, a page to hear and see the results")
-    _add_items(evaluate)
-    _add_seed(evaluate)
     add("--quiet", action="store_true", help="show no progress bar")
-    evaluate.set_defaults(run=_evaluate)
 
+    compare.add_argument("first", type=given_name, metavar="A", help="a run's folder, or one that evaluate wrote")
+    compare.add_argument("second", type=given_name, metavar="B", help="the same of the other system")
+    page = {"type": given_path, "metavar": "FILE"}
+    compare.add_argument("--out", default=Path("compare.html"), **page, help="the page (default: %(default)s)")
 
-def _add_items(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--items",
-        type=int,
-        metavar="N",
-        help="items that can be heard on the page; with more, the file is larger and the sound more compressed "
-        "(default: 20)",
-    )
+    report.add_argument("folder", **folder, help="a run's folder, or <track>/<stem>.wav")
+    report.add_argument("--ref", **folder, help="references to hear beside the stems; a run has its own targets")
+    report.add_argument("--mixture", **folder, help=mixture)
+    report.add_argument("--out", **page, help="the page (default: DIR/report.html)")
 
-
-def _add_seed(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--seed", type=int, default=0, help="seed of the resampling behind intervals (default: 0)")
+    for command in (evaluate, report):
+        items = "items that can be heard on the page; more make a larger file with more compressed sound (default: 20)"
+        command.add_argument("--items", type=int, metavar="N", help=items)
+    for command in (evaluate, compare):
+        command.add_argument("--seed", type=int, default=0, help="seed of the resampling for intervals (default: 0)")
+    for command in (compare, report):
+        command.add_argument("--quiet", action="store_true", help=argparse.SUPPRESS)  # they show no progress
+    for name, run in {"evaluate": _evaluate, "compare": _compare, "report": _report}.items():
+        command = commands.choices[name]
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        command.set_defaults(run=run)
+        command.description = _DESCRIPTIONS[name]
 
 
 def _evaluate(options: argparse.Namespace) -> int:

@@ -187,14 +187,15 @@ def test_options_without_effect_are_refused(tmp_path: Path, capsys: pytest.Captu
 
 def test_damaged_numbers_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tree = write_results(tmp_path / "run/val_7", "A_from_0")
-    for name, content in {"metrics.json": '{"model": ', "metrics.csv": "a,b\n1,2\n"}.items():
+    damages = [("metrics.json", text) for text in ('{"model": ', "[1]", '{"step": 7, "model": {"bass": {"sdr": 1}}}')]
+    for name, content in [*damages, ("metrics.csv", "a,b\n1,2\n"), ("metrics.csv", "track,item,stem\nA,A,bass,1\n")]:
+        (tree / "metrics.json").write_text('{"step": 7}')
         (tree / name).write_text(content)
         for given in (["report", str(tmp_path / "run")], ["compare", str(tmp_path / "run"), str(tmp_path / "run")]):
             assert main([*given, "--out", str(tmp_path / "page.html")]) == 2
             assert re.fullmatch(
                 r"error: .*val_7: metrics.json or metrics.csv is damaged \(.*\n", capsys.readouterr().err
             )
-        (tree / "metrics.json").write_text('{"step": 7}')
 
 
 def test_names_in_other_encodings(tmp_path: Path) -> None:

@@ -40,12 +40,9 @@ class Scores:
         self.fad = FrechetScores("fad")
 
     def add_pair(self, item: str, result: Side, target: Side, sample_rate: int) -> None:
-        """Compare what was separated with the truth; `target` holds every stem and the mixture that was separated.
+        """Compare separated stems with the truth: `target` holds every stem, and the mixture that was separated.
 
-        Args:
-            item: `<track>_from_<second>`, or a track's name.
-            result, target: the sides; log-mels are compared where both have them.
-            sample_rate: hz, of all waveforms.
+        Log-mels are compared if both sides have them. The sample rate, in hz, is that of all waveforms.
         """
         if target.mixture is None:
             raise ValueError(f"{item}: found no mixture, expected the one that was separated")
@@ -54,12 +51,9 @@ class Scores:
         self.chunks.add(item, result.stems, target.stems, target.mixture, sample_rate)
 
     def add_kind(self, item: str, result: Side | None, reference: Side | None, sample_rate: int) -> None:
-        """Take an item into the Frechet distances; the two sides need not belong together.
+        """Take an item into the Frechet distances; the two sides need not belong together, and one may be `None`.
 
-        Args:
-            item: its name; intervals are over tracks.
-            result, reference: either or both. Only stems that were made are compared.
-            sample_rate: hz, of all waveforms.
+        Only stems that were made are compared; the intervals are over tracks.
         """
         sides, track = (result or Side(), reference or Side()), track_of(item)
         for stem in _either(*(side.log_mels for side in sides)):
@@ -242,10 +236,9 @@ def read_results(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     try:
         metrics = json.loads(json_file.read_text(encoding="utf-8")) if json_file.is_file() else {}
         rows = read_rows(csv_file) if csv_file.is_file() else []
-    except (OSError, ValueError, RecursionError) as error:
+        score_cells(metrics)
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise DataError(f"{folder}: metrics.json or metrics.csv is damaged ({error}); evaluate again") from error
-    if not isinstance(metrics, dict):
-        raise DataError(f"{json_file}: found a {type(metrics).__name__}, expected a table of metrics; evaluate again")
     return metrics, rows
 
 
