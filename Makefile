@@ -40,7 +40,7 @@ demo: env ## compose music, separate, generate and arrange with the shipped mode
 	@echo "== whole songs, as files"
 	$(PYTHON) -m utilities.cli separate $$(ls -d $(DEMO)/runs/*/*_separate_*/target_*/mix | tail -1) --out $(DEMO)/stems
 	@echo "== what to listen to (songs that the model was not trained on)"
-	@$(PYTHON) -m utilities.listing $(DEMO)/runs
+	@$(PYTHON) -m utilities.report.listing $(DEMO)/runs
 	@echo "hear  $(DEMO)/stems/<song>/{bass,drums,guitar,piano}.wav, which add up to the mixture"
 
 lint: env ## check the code with ruff: rules and format

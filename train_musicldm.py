@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
 
             print(describe(config))
         else:
-            from utilities.listing import what_to_open
+            from utilities.report.listing import what_to_open
             from utilities.runs import run
 
             folder = run(config)

@@ -14,7 +14,7 @@ from latent_diffusion.errors import ConfigError, MSGLDError
 from latent_diffusion.models import DEFAULT_MODEL, names_here
 from latent_diffusion.plan import Plan
 from utilities.arguments import Parser, given_name, given_path
-from utilities.evaluation.commands import add_commands
+from utilities.cli_results import add_commands
 
 DESCRIPTION = """\
 Take songs apart, make new ones, or make the missing stems of one, with a trained MSG-LD model.

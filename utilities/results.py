@@ -37,18 +37,13 @@ from torch import Tensor
 
 from utilities.audio import write_wav
 from utilities.evaluation.embeddings import load_embedding
+from utilities.evaluation.folders import stem_folder
 from utilities.evaluation.metrics import MetricTable, log_mel_mse, track_of, write_metrics
-from utilities.evaluation.pictures import PictureRow, draw_log_mels
 from utilities.evaluation.scores import Scores, Side, score_table, write_rows
 from utilities.files import safe_name, whole_file
+from utilities.report.pictures import PictureRow, draw_log_mels
 
 log = logging.getLogger(__name__)
-
-
-def stem_folder(stem: str) -> str:
-    """The folder of a stem: its name, unless that is taken by another folder of the tree."""
-    taken = stem in ("mix", "mel", "spectrograms") or stem.startswith("stem_")
-    return safe_name(f"{stem} (stem)" if taken else stem)
 
 
 class ResultTree:

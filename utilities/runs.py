@@ -22,8 +22,8 @@ from latent_diffusion.models import find_checkpoint
 from utilities.building import build_data, build_model, load_initial_weights, other_vocoder
 from utilities.config import Config, kind, latent_cache, require_data, resolve_accelerator, resolve_devices
 from utilities.data.datamodule import train_loader
-from utilities.evaluation.gather import write_run_report
 from utilities.files import safe_name, whole_file
+from utilities.report.render import write_run_report
 from utilities.results import ResultWriter
 from utilities.training_view import TrainingView, ValidationAudio
 

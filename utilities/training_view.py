@@ -10,63 +10,19 @@ The gradient's norm and the throughput are logged, too; TensorBoard gets the fir
 
 from __future__ import annotations
 
-import csv
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from utilities.evaluation.charts import smoothed
-from utilities.files import whole_file
+from .files import whole_file
+from .report.curves import CSV_NAME, append_values, draw_training, read_values
 
-CSV_NAME, PNG_NAME = "training.csv", "training.png"
 _DRAW_SECONDS = 60.0  # between two drawings of the curves
-Points = list[tuple[float, float]]  # (step, value)
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A chart of the training.
-
-    Args:
-        title: its heading.
-        names: value in training.csv -> its name in the legend.
-        smooth: draw a moving average over the raw curve.
-        logarithmic: the values' axis.
-        tip: what it shows.
-    """
-
-    title: str
-    names: Mapping[str, str]
-    smooth: bool = False
-    logarithmic: bool = False
-    tip: str = ""
-
-
-PANELS = (
-    Panel("Training loss", {"train/loss_simple": "each step"}, True, True, "squared error of the prediction"),
-    Panel(
-        "Validation loss",
-        {"val/loss_simple": "weights as they are", "val/loss_simple_ema": "averaged weights (EMA)"},
-        tip="on the validation items",
-    ),
-    Panel("Training loss", {"train/loss": "each step"}, True, True, "the whole objective"),
-    Panel("Validation distance", {"val/log_mel_l1": "log-mel L1"}, tip="on the validation items"),
-    Panel("Learning rate", {"train/learning_rate": "learning rate"}),
-    Panel("Gradient norm", {"train/grad_norm": "each step"}, True, True, "before clipping"),
-    Panel(
-        "Throughput",
-        {"train/items_per_second": "items a second"},
-        tip="all devices, without validation",
-    ),
-)
 
 
 class TrainingView(pl.Callback):
@@ -89,9 +45,10 @@ class TrainingView(pl.Callback):
         self._seen, self._items, self._away = trainer.global_step, 0, 0.0
         self._since = self._drawn = time.monotonic()
         if trainer.is_global_zero and (self.folder / CSV_NAME).is_file():
-            kept = [row for row in _rows(self.folder / CSV_NAME) if row[0] <= trainer.global_step]
+            kept = [row for row in read_values(self.folder) if row[0] <= trainer.global_step]
             with whole_file(self.folder / CSV_NAME) as temporary:
-                _append(temporary, kept, new=True)
+                temporary.write_bytes(b"")
+                append_values(temporary, kept)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
@@ -144,7 +101,7 @@ class TrainingView(pl.Callback):
     def _record(self, trainer: pl.Trainer, values: Mapping[str, Any]) -> None:
         if trainer.is_global_zero and values:
             rows = [(trainer.global_step, name, float(value)) for name, value in values.items()]
-            _append(self.folder / CSV_NAME, rows, new=not (self.folder / CSV_NAME).is_file())
+            append_values(self.folder / CSV_NAME, rows)
 
     def _draw(self, trainer: pl.Trainer) -> None:
         self._drawn = time.monotonic()
@@ -195,85 +152,6 @@ class ValidationAudio(pl.Callback):
                 clean = waveform.detach().float().cpu().nan_to_num(0.0, 0.0, 0.0).clamp(-1, 1)
                 for board in boards:
                     board.add_audio(tag, clean[None], step, rate)
-
-
-def panels_of(curves: Mapping[str, Points]) -> list[Panel]:
-    """The charts that there are values for; of two with one title the first."""
-    found = {}
-    for panel in PANELS:
-        if any(name in curves for name in panel.names):
-            found.setdefault(panel.title, panel)
-    return list(found.values())
-
-
-def read_training(folder: Path) -> dict[str, Points]:
-    """Name -> (step, value) of a run folder's training.csv; empty where there is none."""
-    curves: dict[str, Points] = {}
-    if (folder / CSV_NAME).is_file():
-        for step, name, value in _rows(folder / CSV_NAME):
-            curves.setdefault(name, []).append((step, value))
-    return curves
-
-
-def draw_training(folder: Path) -> None:
-    """Draw training.png from training.csv; nothing where nothing was recorded.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    curves = read_training(folder)
-    panels = panels_of(curves)
-    if not panels:
-        return
-    rows = -(-len(panels) // 2)
-    height = 0.5 + 2.6 * rows  # inches
-    figure = Figure(figsize=(11, height), dpi=90)
-    canvas = FigureCanvasAgg(figure)
-    # placed by hand: matplotlib's automatic layouts draw everything twice
-    place = {"left": 0.07, "right": 0.98, "bottom": 0.35 / height, "top": 1 - 0.4 / height}
-    axes = list(figure.subplots(rows, 2, squeeze=False, gridspec_kw=place | {"hspace": 0.38, "wspace": 0.16}).flat)
-    for ax, panel in zip(axes, panels, strict=False):
-        ax.set_title(panel.title, fontsize=10, loc="left")
-        ax.tick_params(labelsize=8)
-        ax.grid(alpha=0.25)
-        if panel.logarithmic and all(value > 0 for name in panel.names for _, value in curves.get(name, [])):
-            ax.set_yscale("log")
-        for name, legend in panel.names.items():
-            points = curves.get(name, [])
-            mark = "." if len(points) == 1 else None
-            ax.plot(*_columns(points), label=legend, alpha=0.35 if panel.smooth else 1, linewidth=1, marker=mark)
-            if panel.smooth:
-                ax.plot(*_columns(smoothed(points)), label="moving average", color="C0", linewidth=1.6)
-        ax.legend(fontsize=8, frameon=False)
-    for ax in axes[len(panels) :]:
-        ax.set_axis_off()
-    with whole_file(folder / PNG_NAME) as temporary:
-        canvas.print_png(temporary)
-
-
-def _columns(points: Points) -> tuple[list[float], list[float]]:
-    return [step for step, _ in points], [value for _, value in points]
-
-
-def _rows(path: Path) -> list[tuple[int, str, float]]:
-    """Rows of training.csv; one that a kill cut off is left out."""
-    rows = []
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in list(csv.reader(file))[1:]:
-            try:
-                rows.append((int(row[0]), row[1], float(row[2])))
-            except (ValueError, IndexError):
-                continue
-    return rows
-
-
-def _append(path: Path, rows: list[tuple[int, str, float]], new: bool) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w" if new else "a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(("step", "name", "value"))
-        writer.writerows((step, name, f"{value:.9g}") for step, name, value in rows)
 
 
 def _items_of(batch: Any) -> int:

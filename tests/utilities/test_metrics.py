@@ -11,7 +11,7 @@ import scipy.linalg
 import torch
 
 from utilities.audio.levels import is_silent, level_dbfs
-from utilities.evaluation.frechet import FOLDS, FrameStatistics, FrechetScores, frechet_table
+from utilities.evaluation.frechet import FOLDS, FrameStatistics, FrechetScores
 from utilities.evaluation.metrics import (
     CEILING_DB,
     FLOOR_DB,
@@ -25,7 +25,8 @@ from utilities.evaluation.metrics import (
     track_of,
     write_metrics,
 )
-from utilities.evaluation.separation import SeparationScores, separation_table
+from utilities.evaluation.scores import score_table
+from utilities.evaluation.separation import SeparationScores, Side
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "parity" / "metrics.npz"
 
@@ -251,7 +252,7 @@ def test_frechet_scores_merge_and_leave_tracks_out():
     summary = whole.summary()
     for key in ("fad", "frames", "reference_frames", "items"):
         assert one.summary()["bass"][key] == pytest.approx(summary["bass"][key], rel=1e-9)
-    assert summary["all"]["frames"] == 160 and "bass" in frechet_table(summary)
+    assert summary["all"]["frames"] == 160 and "bass" in score_table({"fad": {"embedding": "any", "stems": summary}})
     assert summary["mixture"]["fad"] is None and summary["mixture"]["ci95"] is None
 
     # the jackknife by hand: each track in a group of its own
@@ -285,8 +286,10 @@ def test_separation_scores():
     quiet = torch.full((20, 8), -11.512925)
     near, mix_mel = mels["bass"] + noise(20, 8, seed=8), mels["mixture"]
     padded = torch.cat([0.9 * bass + 0.1 * drums, torch.ones(32)])  # a vocoder's 32 samples too many
-    scores.add("A_from_0", "bass", padded, bass, mixture, near, mels["bass"], mix_mel)
-    scores.add("A_from_0", "drums", noise(3200, seed=4), silent, mixture, mels["drums"], quiet, mix_mel)
+    result = Side({"bass": padded, "drums": noise(3200, seed=4)}, None, {"bass": near, "drums": mels["drums"]})
+    target = Side({"bass": bass, "drums": silent}, mixture, {"bass": mels["bass"], "drums": quiet}, mix_mel)
+    for stem in ("bass", "drums"):
+        scores.add("A_from_0", stem, result, target)
     summary = scores.summary(("bass", "drums"))
     model, baseline = summary["model"], summary["mixture_as_every_stem"]
     assert model["bass"]["si_sdri"]["mean"] == pytest.approx(
@@ -301,7 +304,7 @@ def test_separation_scores():
     assert model["all"]["log_mel_mse"]["count"] == 2 and model["sounding"]["log_mel_mse"]["count"] == 1
     assert model["sounding"]["log_mel_mse"]["mean"] == model["bass"]["log_mel_mse"]["mean"]
     json.dumps(summary, allow_nan=False)
-    table = separation_table(summary)
+    table = score_table(summary)
     assert f"({baseline['bass']['log_mel_mse']['mean']:.3f})" in table and "nan" not in table
 
 

@@ -12,15 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from matplotlib.figure import Figure
 from PIL import Image
 
-from tests.browser import Browser, find_browser
+from tests.browser import opened
 from utilities.cli import main
-from utilities.evaluation import charts
-from utilities.evaluation.embed import Excerpt, choose_quality, encode_audio, picture, read_excerpt, spectrogram
-from utilities.evaluation.gather import choose, folder_page, run_page
-from utilities.evaluation.report import write_page
 from utilities.evaluation.scores import write_rows
+from utilities.report import curves, render
+from utilities.report.collect import choose, folder_page, run_page
+from utilities.report.embed import Excerpt, choose_quality, encode_audio, picture, read_excerpt, spectrogram
+from utilities.report.render import Axis, write_page
 
 RATE, SECONDS = 16_000, 4.0
 STEMS = ("bass", "drums")
@@ -68,27 +69,24 @@ def test_page_is_one_file(page: Path) -> None:
 
 
 def test_players_in_a_browser(page: Path, tmp_path: Path) -> None:
-    if find_browser() is None:
-        pytest.skip("no Chromium here")
-    with Browser() as browser:
-        browser.open(page)
-        assert browser.run("window.msgldMixers.length") == 3
-        browser.run(
+    with opened(page) as browser:
+        assert browser.evaluate("window.msgldMixers.length") == 3
+        browser.evaluate(
             "(() => { const start = AudioBufferSourceNode.prototype.start; window.starts = [];"
             "AudioBufferSourceNode.prototype.start ="
             " function (...a) { window.starts.push(a); start.apply(this, a); } })()"
         )
-        browser.click(".play")
-        browser.wait("window.msgldMixers[0].playing && window.msgldMixers[0].now() > 0.2")
-        starts = browser.run("window.starts")
+        browser.click("#item-0 .play")
+        browser.wait_for_function("window.msgldMixers[0].playing && window.msgldMixers[0].now() > 0.2")
+        starts = browser.evaluate("window.starts")
         assert len(starts) == 6 and all(start == starts[0] for start in starts)  # together, and at the same place
 
         def hears(*wanted: str) -> None:
             """Wait until these lanes, and no others, sound: gains fade, and a busy machine is slow."""
             for _ in range(100):
                 again = "(m => m.playing && m.now() < 2 ? 0 : m.seek(0.1).then(() => m.play()))"
-                browser.run(f"{again}(window.msgldMixers[0])")
-                names = browser.run(
+                browser.evaluate(f"{again}(window.msgldMixers[0])")
+                names = browser.evaluate(
                     "window.msgldMixers[0].lanes.filter(l => l.level() > 0.02).map(l => `${l.role} ${l.stem}`)"
                 )
                 if set(names) == set(wanted):
@@ -108,33 +106,34 @@ def test_players_in_a_browser(page: Path, tmp_path: Path) -> None:
         hears("target bass", "target drums")
         browser.click('#item-0 [data-preset="mixture"]')
         hears("target ")
-        assert browser.run("document.querySelector('#item-0 [data-preset=mixture]').ariaPressed") == "true"
+        assert browser.get_attribute("#item-0 [data-preset=mixture]", "aria-pressed") == "true"
 
-        browser.run("window.msgldMixers[0].pause()")
-        browser.click('#item-0 .lane[data-role="result"][data-stem="drums"]', across=0.75)
-        assert browser.run("window.msgldMixers[0].now()") == pytest.approx(3.0, abs=0.02)
-        shown = tmp_path / "page.png"
-        browser.screenshot(shown)
-        browser.run("window.msgldMixers[0].seek(0).then(() => window.msgldMixers[0].play())")
-        browser.click(".play", nth=1)
-        browser.wait("window.msgldMixers[1].playing")
-        assert not browser.run("window.msgldMixers[0].playing")  # one at a time
-        browser.run("window.msgldMixers[1].seek(3.8)")
-        browser.wait("!window.msgldMixers[1].playing && window.msgldMixers[1].position === 0")  # the end
+        browser.evaluate("window.msgldMixers[0].pause()")
+        drums = browser.locator('#item-0 .lane[data-role="result"][data-stem="drums"]')
+        box = drums.bounding_box()
+        drums.click(position={"x": 0.75 * box["width"], "y": box["height"] / 2})
+        assert browser.evaluate("window.msgldMixers[0].now()") == pytest.approx(3.0, abs=0.02)
+        shown = browser.screenshot()
+        browser.evaluate("window.msgldMixers[0].seek(0).then(() => window.msgldMixers[0].play())")
+        browser.click("#item-1 .play")
+        browser.wait_for_function("window.msgldMixers[1].playing")
+        assert not browser.evaluate("window.msgldMixers[0].playing")  # one at a time
+        browser.evaluate("window.msgldMixers[1].seek(3.8)")
+        browser.wait_for_function("!window.msgldMixers[1].playing && window.msgldMixers[1].position === 0")  # the end
 
         rows = "[...document.querySelectorAll('#all-items ~ div tbody tr')]"
         column = f"{rows}.map(r => Number(r.cells[2].dataset.value))"
-        browser.click("#all-items ~ div th", nth=2)
-        up = browser.run(column)
-        browser.click("#all-items ~ div th", nth=2)
-        assert len(up) == 6 and up == sorted(up) and browser.run(column) == up[::-1]
-        light = browser.run("getComputedStyle(document.body).backgroundColor")
-        browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
-        assert browser.run("getComputedStyle(document.body).backgroundColor") != light
-        browser.call("Emulation.setDeviceMetricsOverride", width=420, height=800, deviceScaleFactor=1, mobile=True)
-        assert browser.run("document.documentElement.scrollWidth") <= 420  # on a telephone nothing sticks out
-        assert browser.errors == []
-    with Image.open(shown) as image:
+        heading = browser.locator("#all-items ~ div th").nth(2)
+        heading.click()
+        up = browser.evaluate(column)
+        heading.click()
+        assert len(up) == 6 and up == sorted(up) and browser.evaluate(column) == up[::-1]
+        light = browser.evaluate("getComputedStyle(document.body).backgroundColor")
+        browser.emulate_media(color_scheme="dark")
+        assert browser.evaluate("getComputedStyle(document.body).backgroundColor") != light
+        browser.set_viewport_size({"width": 420, "height": 800})
+        assert browser.evaluate("document.documentElement.scrollWidth") <= 420  # on a telephone nothing sticks out
+    with Image.open(io.BytesIO(shown)) as image:
         assert image.width == 1280 and len(set(image.convert("RGB").resize((200, 150)).get_flattened_data())) > 200
 
 
@@ -155,7 +154,7 @@ def test_run_folder_with_training_and_history(tmp_path: Path) -> None:
     assert [sound.stem for sound in page.history[0].sounds] == ["step 100", "step 200", "target"]
     assert page.history[0].heard == {("result", "step 200")}
     assert page.about["Seed"] == "7" and page.about["Weights"] == "here.ckpt"
-    assert [curve[0] for curve in page.curves] == ["Training loss"]
+    assert [panel.title for panel in curves.panels_of(page.curves)] == ["Training loss"]
     write_rows(run / "val_200/metrics.csv", [])
     write_page(run / "report.html", page)
     html = (run / "report.html").read_text(encoding="utf-8")
@@ -211,15 +210,31 @@ def test_items_are_of_as_many_tracks_as_possible() -> None:
 # Charts
 
 
-def test_charts_by_hand() -> None:
-    assert charts.ticks(0, 10) == [0, 2, 4, 6, 8, 10] and charts.ticks(-0.31, 0.52, 4) == pytest.approx(
-        [-0.2, 0, 0.2, 0.4]
-    )
-    assert [charts.number(v) for v in (0.0, 1500.0, -0.25, 3e-5, 2e6)] == ["0", "1500", "-0.25", "3e-5", "2e6"]
-    assert charts.smoothed([(0, 2.0), (1, 2.0)], 0.9) == [(0, pytest.approx(2)), (1, pytest.approx(2))]
-    assert charts.smoothed([(0, 0.0), (1, 1.0)], 0.5)[1][1] == pytest.approx(0.5 / 0.75)
-    assert charts.line_chart([]) == charts.strip_chart([], "") == charts.interval_chart([], "") == ""
-    drawn = charts.line_chart([charts.Curve("a", "a", [(0, 1.0), (10, float("nan")), (20, 100.0)])], logarithmic=True)
-    assert "nan" not in drawn and drawn.count('<path class="curve a"') == 1
-    strip = charts.strip_chart([charts.Strip("<bass>", [("x", 1.0), ("y", 3.0)], 2.0, (1.5, 2.5), 0.0)], "dB")
-    assert "&lt;bass&gt;" in strip and strip.count('class="dot"') == 2 and 'class="base"' in strip
+def test_axes_and_numbers() -> None:
+    assert Axis(0, 10).ticks == [0, 2, 4, 6, 8, 10] and Axis(-0.31, 0.52).ticks == pytest.approx([-0.2, 0, 0.2, 0.4])
+    axis = Axis.around([0.0, 2.0])  # a twentieth of room on either side of 472 units
+    assert (axis.low, axis.high) == pytest.approx((-0.1, 2.1)) and axis(1.0) == 76 + 472 / 2
+    assert Axis.around([0.0]).low < 0 < Axis.around([0.0]).high
+    assert [render.number(v) for v in (None, 1500.4, -0.25, -0.001)] == ["–", "1500", "−0.25", "0.00"]
+    assert (render.interval(None), render.interval([-1, 2.345])) == ("", "[−1.00, 2.35]")
+
+
+def test_curves_are_smoothed_and_follow_the_theme() -> None:
+    assert curves.smoothed([(0, 2.0), (1, 2.0)], 0.9) == [(0, pytest.approx(2)), (1, pytest.approx(2))]
+    assert curves.smoothed([(0, 0.0), (1, 1.0)], 0.5)[1][1] == pytest.approx(0.5 / 0.75)
+    panel = curves.Panel("A < B", {"a": "each <step>", "none": "nothing"}, smooth=True, logarithmic=True)
+    values = [(0, 1.0), (10, float("nan")), (20, 100.0)]
+    drawn = curves.panel_svg(panel, {"a": values})
+    assert drawn.startswith("<svg") and "nan" not in drawn and "nothing" not in drawn
+    assert "http" not in re.sub(r'xmlns(:xlink)?="[^"]*"', "", drawn)  # names of SVG itself, which nothing loads
+    assert "each &lt;step&gt;" in drawn and "moving average" in drawn and "var(--accent)" in drawn
+    assert "<svg" in curves.panel_svg(panel, {})
+
+
+def test_wild_first_steps_do_not_flatten_the_rest() -> None:
+    panel = curves.Panel("", {"a": "loss"})
+    figure = Figure()
+    curves._plot(ax := figure.subplots(), panel, {"a": [(0, 1e6), *((step, 1 + step % 2) for step in range(1, 200))]})
+    assert 2 < ax.get_ylim()[1] < 3
+    curves._plot(ax := figure.subplots(), panel, {"a": [(step, float(step)) for step in range(200)]})
+    assert ax.get_ylim()[1] >= 199

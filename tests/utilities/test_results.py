@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader
 from utilities import results
 from utilities.cli import main
 from utilities.evaluation.metrics import log_mel_mse, si_sdr
-from utilities.evaluation.pictures import PictureRow, draw_log_mels
 from utilities.evaluation.scores import read_rows
 from utilities.files import safe_name, whole_file, whole_folder
+from utilities.report.pictures import PictureRow, draw_log_mels
 from utilities.results import ResultWriter, stem_folder
 
 STEMS = ("bass", "drums", "guitar")

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 
 from tests.tiny import config, write_config, write_first_stage, write_songs
 from train_musicldm import main
-from utilities.training_view import TrainingView, draw_training, panels_of, read_training
+from utilities.report.curves import draw_training, panels_of, read_training
+from utilities.training_view import TrainingView
 
 
 class Line(pl.LightningModule):

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from utilities.evaluation.metrics import MetricTable, is_silent, si_sdr, track_of
+from .metrics import MetricTable, is_silent, si_sdr, track_of
 
 CHUNK_SECONDS = 4.0
 OVERLAP_SECONDS = 2.0

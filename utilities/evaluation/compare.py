@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from latent_diffusion.errors import DataError
-from utilities.evaluation.folders import newest_results
-from utilities.evaluation.labels import LABELS
-from utilities.evaluation.metrics import MetricTable
-from utilities.evaluation.scores import read_rows
+
+from .folders import newest_results
+from .labels import LABELS, text_table
+from .metrics import MetricTable
+from .scores import read_results
 
 
 @dataclass
@@ -41,17 +41,12 @@ def read_scored(given: str) -> Scored:
     """
     path = Path(given)
     folder = newest_results(path) or path
-    if not (folder / "metrics.json").is_file() and (folder / "evaluation" / "metrics.json").is_file():
+    if not (folder / "metrics.json").is_file():
         folder = folder / "evaluation"
-    file = folder / "metrics.json"
-    if not file.is_file():
+    if not (folder / "metrics.json").is_file():
         raise DataError(f"{given}: found no metrics.json, expected a run with results, or a folder of msgld evaluate")
+    metrics, rows = read_results(folder)
     table = MetricTable()
-    try:
-        metrics = json.loads(file.read_text(encoding="utf-8"))
-        rows = read_rows(folder / "metrics.csv") if (folder / "metrics.csv").is_file() else []
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: not readable ({error}); evaluate again") from error
     for row in rows:
         for metric in LABELS.keys() & row.keys():
             table.add(row["item"], row["stem"], metric, row[metric])
@@ -125,11 +120,9 @@ def compare(first: Scored, second: Scored, seed: int = 0) -> list[Difference]:
 
 def comparison_table(first: Scored, second: Scored, differences: list[Difference]) -> str:
     """The differences as lines of text."""
-    rows = [f"A  {first.folder}", f"B  {second.folder}", ""]
-    rows.append(f"{'metric':<26}{'stem':<10}{'A':>10}{'B':>10}{'B - A':>10}{'95 % interval':>22}{'items':>7}  better")
+    rows = [("metric", "stem", "A", "B", "B - A", "95 % interval", "items", "better")]
     for d in differences:
         span = "-" if d.interval is None else f"{d.interval[0]:+.3f} .. {d.interval[1]:+.3f}"
-        verdict = {1: "B", -1: "A", 0: "-"}[d.better]
-        numbers = f"{d.first:>10.3f}{d.second:>10.3f}{d.difference:>+10.3f}"
-        rows.append(f"{d.metric:<26}{d.stem:<10}{numbers}{span:>22}{d.items:>7}  {verdict}")
-    return "\n".join(rows)
+        numbers = f"{d.first:.3f}", f"{d.second:.3f}", f"{d.difference:+.3f}", span, str(d.items)
+        rows.append((d.metric, d.stem, *numbers, {1: "B", -1: "A", 0: "-"}[d.better]))
+    return f"A  {first.folder}\nB  {second.folder}\n\n{text_table(rows, 2)}"

@@ -17,7 +17,8 @@ from torch import Tensor
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.first_stage.mel import LogMel
 from latent_diffusion.settings import MelSettings
-from utilities.audio import resample
+
+from ..audio import resample
 
 CLAP_MODEL = "laion/clap-htsat-unfused"  # on the Hugging Face hub
 _CLAP_WINDOW, _CLAP_HOP = 10.0, 5.0  # seconds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,23 +14,25 @@ from tqdm import tqdm
 from latent_diffusion.errors import DataError
 from latent_diffusion.first_stage.mel import LogMel
 from latent_diffusion.settings import MelSettings
-from utilities.audio import resample
-from utilities.evaluation.chunks import CHUNK_SECONDS, OVERLAP_SECONDS, ChunkScores
-from utilities.evaluation.embeddings import load_embedding
-from utilities.evaluation.folders import (
+
+from ..audio import resample
+from .chunks import CHUNK_SECONDS, OVERLAP_SECONDS, ChunkScores
+from .embeddings import load_embedding
+from .folders import (
     MIXTURE,
     Item,
     Tree,
     Waveforms,
     pair,
     read_item,
+    read_json,
     read_mixtures,
     read_tree,
     rename_published,
     targets_of,
 )
-from utilities.evaluation.metrics import track_of
-from utilities.evaluation.scores import Scores, Side
+from .metrics import track_of
+from .scores import Scores, Side
 
 log = logging.getLogger(__name__)
 
@@ -125,10 +126,7 @@ def evaluate(estimates: Path, references: Path | None, mixtures: Path | None, op
 
 def _task_of(root: Path) -> str | None:
     """The task that a result tree's own metrics.json names."""
-    try:
-        task = json.loads((root / "metrics.json").read_text(encoding="utf-8")).get("task")
-    except (OSError, ValueError, AttributeError):
-        return None
+    task = read_json(root / "metrics.json").get("task")
     return task if task in TASKS else None
 
 

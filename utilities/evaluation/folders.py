@@ -8,16 +8,21 @@ Three layouts are understood, each with any audio format and rate:
 * for mixtures also one folder of files, `<track>.wav`.
 
 A file called mix or mixture is the mixture, not a stem.
+
+The first two differ in what the folders are, stems or tracks, and tracks may have any name: `stem_0`, `mix` or `val_1`,
+too. What else lies there decides (`is_result_tree`); where nothing does, it is an error and not a guess.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,14 +30,19 @@ from torch import Tensor
 from latent_diffusion.errors import DataError
 
 from ..audio import FileSource, is_readable, resample, stem_named, walk, why_unreadable
+from ..files import safe_name
 
 log = logging.getLogger(__name__)
 
 MIXTURE = "mix"
 LONGEST_DIFFERENCE = 1.0  # seconds that two sides of an item may differ in length
 _MIXTURE_NAMES = ("mix", "mixture")
-_SUM = re.compile(r"stem_\d+(_\d+)+")  # arrangement: the generated stems, summed
 _PUBLISHED = re.compile(r"stem_\d+")
+_SUM = re.compile(r"stem_\d+(_\d+)+")  # arrangement: the generated stems, summed
+_STEP = re.compile(r"(val|target)_([0-9]+)")
+_WINDOW = re.compile(r".*_from_\d[\d_]*(-[0-9a-f]{8})?")  # an item of a validation, as safe_name writes it
+_TAKEN = re.compile(r"mel|spectrograms|evaluation|stem_.*")  # by other folders of a result tree
+_RENAMED = " (stem)"
 
 Item = dict[str, Path]  # stem, or MIXTURE -> file
 
@@ -57,16 +67,93 @@ class Tree:
         return list(dict.fromkeys(stem for item in self.items.values() for stem in item if stem != MIXTURE))
 
 
+def stem_folder(stem: str) -> str:
+    """The folder of a stem in a result tree: its name, unless another folder of the tree is called so."""
+    return safe_name(stem + _RENAMED if stem == MIXTURE or _TAKEN.fullmatch(stem) else stem)
+
+
+def _stem_of(folder: str) -> str:
+    """The stem of which `stem_folder` gives this folder; it cannot give back a stem called mix."""
+    name = folder.removesuffix(_RENAMED)
+    return name if _TAKEN.fullmatch(name) else folder
+
+
+def result_trees(run: Path) -> Iterator[Path]:
+    """The result trees `val_<step>` of a run folder, the newest first; other folders may have such names, too.
+
+    Raises:
+        DataError: a folder could be a result tree or tracks.
+    """
+    steps = {f: int(f.name[4:]) for f in run.glob("val_*") if _STEP.fullmatch(f.name)}
+    return (folder for folder in sorted(steps, key=steps.get, reverse=True) if is_result_tree(folder))
+
+
 def newest_results(folder: Path) -> Path | None:
-    """The newest `val_<step>` of a run folder; `None` where there is none."""
-    steps = {int(tree.name[4:]): tree for tree in folder.glob("val_*") if tree.is_dir() and tree.name[4:].isdecimal()}
-    return steps[max(steps)] if steps else None
+    """The newest result tree of a run folder; `None` if it has none."""
+    return next(result_trees(folder), None)
 
 
 def targets_of(tree: Path) -> Path | None:
-    """The `target_<step>` beside a `val_<step>`, where there is one."""
-    target = tree.with_name(tree.name.replace("val_", "target_", 1))
-    return target if tree.name.startswith("val_") and target.is_dir() else None
+    """The `target_<step>` beside a result tree `val_<step>`, if there is one."""
+    step = _STEP.fullmatch(tree.absolute().name)
+    target = tree.absolute().with_name(f"target_{step[2]}") if step and step[1] == "val" else None
+    return target if target and target.is_dir() and is_result_tree(tree) else None
+
+
+def is_result_tree(root: Path) -> bool:
+    """Whether a folder is a result tree, `<stem>/<item>.wav`, rather than tracks, `<track>/<stem>.wav`.
+
+    Only a validation writes metrics.json with a step, log-mels, and links `stem_<i>` beside `mix`. Without these, a
+    tree has a folder `mix` or only folders `stem_<i>`, all with the same items, which are windows of tracks.
+
+    Raises:
+        DataError: it could be either.
+    """
+    if not root.is_dir() or any(_audio(root)):
+        return False
+    if "step" in read_json(root / "metrics.json") or (_links(root) and (root / MIXTURE).is_dir()):
+        return True
+    if any(root.glob("mel/*/*.npy")) or any(root.glob("stem_mel_*/*.npy")):
+        return True
+    special = [f.name for f in root.iterdir() if f.name == MIXTURE or _PUBLISHED.fullmatch(f.name)]
+    special = [name for name in special if (root / name).is_dir() and any(_audio(root / name))]
+    if not special:
+        return False
+    folders = {f.name: {file.stem for file in _audio(f)} for f in root.iterdir() if f.is_dir()}
+    items = set.union(*folders.values())
+    others = [name for name in folders if folders[name] and name not in special and not _SUM.fullmatch(name)]
+    if items != folders[MIXTURE] if MIXTURE in special else others:
+        return False
+    if any(_stem(item) == MIXTURE for item in items) or any(_audio_below(root / name) for name in folders):
+        return False
+    if all(map(_WINDOW.fullmatch, items)):
+        return True
+    raise DataError(
+        f"{root}: found folders called {', '.join(sorted(special))}, and nothing that tells whether they are tracks "
+        "(<track>/<stem>.wav) or the results of a run (<stem>/<item>.wav); rename them if they are tracks, and if they "
+        "are results, leave the run's metrics.json and links beside them"
+    )
+
+
+def _links(root: Path) -> dict[str, str]:
+    """The published names in a result tree: links `stem_<i>` to another folder of it, and to which."""
+    links = [f for f in root.iterdir() if _PUBLISHED.fullmatch(f.name) and f.is_symlink()]
+    targets = {link.name: os.readlink(link) for link in links}
+    return {name: target for name, target in targets.items() if "/" not in target and (root / target).is_dir()}
+
+
+def _audio_below(folder: Path) -> bool:
+    """Whether sub-folders of a folder hold audio."""
+    return any(any(_audio(Path(place))) for place, _, _ in os.walk(folder) if Path(place) != folder)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What a JSON file holds; empty if there is none, or if it is damaged or no table."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def read_tree(folder: str | os.PathLike[str], option: str) -> Tree:
@@ -83,8 +170,7 @@ def read_tree(folder: str | os.PathLike[str], option: str) -> Tree:
     if not root.is_dir():
         raise DataError(f"{option}: {root}: no such folder, expected one with <track>/<stem>.wav or a run's results")
     root = newest_results(root) or root
-    is_results = any((root / name).is_dir() and any(_audio(root / name)) for name in (MIXTURE, "stem_0"))
-    tree = _result_tree(root) if is_results else _track_tree(root)
+    tree = _result_tree(root) if is_result_tree(root) else _track_tree(root)
     if not tree.items:
         raise DataError(f"{option}: {root}: found no audio, expected <track>/<stem>.wav or a run's results")
     return tree
@@ -113,17 +199,14 @@ def _track_tree(root: Path) -> Tree:
 
 
 def _result_tree(root: Path) -> Tree:
-    """`<stem>/<item>.wav`; the published names are links or copies where the stems' own names are there, too."""
-    tree = Tree(root)
-    folders = [f for f in sorted(root.iterdir()) if f.is_dir() and any(_audio(f)) and not _SUM.fullmatch(f.name)]
-    links = [f for f in folders if f.is_symlink()]
-    tree.aliases = {link.name: Path(os.readlink(link)).name for link in links}
-    real = [f for f in folders if not f.is_symlink()]
-    if any(f.name != MIXTURE and not _PUBLISHED.fullmatch(f.name) for f in real):
-        real = [f for f in real if not _PUBLISHED.fullmatch(f.name)]
-    for folder in real:
+    """`<stem>/<item>.wav`; published names that are links or copies of the stems' own folders are left out."""
+    tree = Tree(root, aliases={link: _stem_of(target) for link, target in _links(root).items()})
+    folders = [f for f in sorted(root.iterdir()) if f.is_dir() and f.name not in tree.aliases]
+    folders = [f for f in folders if not _SUM.fullmatch(f.name) and any(_audio(f))]
+    named = [f for f in folders if not _PUBLISHED.fullmatch(f.name)]
+    for folder in named if any(f.name != MIXTURE for f in named) else folders:
         for file in _audio(folder):
-            tree.items.setdefault(file.stem, {})[folder.name] = file
+            tree.items.setdefault(file.stem, {})[_stem_of(folder.name)] = file
     return tree
 
 

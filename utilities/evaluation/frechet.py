@@ -155,18 +155,6 @@ class FrechetScores:
         }
 
 
-def frechet_table(summary: dict[str, dict[str, Any]]) -> str:
-    """A `FrechetScores.summary` as lines of text."""
-    name = next((key for cell in summary.values() for key in cell), "frechet")
-    rows = [f"{'stem':<12}{name:>16}{'95 % interval':>22}{'frames':>10}"]
-    for group, cell in summary.items():
-        value, interval = cell[name], cell["ci95"]
-        text = "-" if value is None else f"{value:.3f}"
-        span = "-" if interval is None else f"{interval[0]:.3f} .. {interval[1]:.3f}"
-        rows.append(f"{group:<12}{text:>16}{span:>22}{cell['frames']:>10}")
-    return "\n".join(rows)
-
-
 def _merged(parts: Iterable[FrameStatistics]) -> FrameStatistics:
     total = FrameStatistics()
     for part in parts:

@@ -19,7 +19,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,19 +41,8 @@ _CONSTANT_STD = 1e-4  # a log-mel that varies less than this carries nothing but
 
 
 def log_mel_mse(estimate: Tensor, target: Tensor) -> float:
-    """Mean squared difference of two log-mels.
-
-    Args:
-        estimate, target: natural log-mels of one shape, (T, M) for example.
-
-    Returns:
-        The mean over all elements, in squared nats.
-
-    Raises:
-        ValueError: the shapes differ.
-    """
-    estimate, target = _pair(estimate, target, torch.float64)
-    return float(mean_squared_error(estimate, target))
+    """Mean squared difference of two natural log-mels of one shape, (T, M) for example, in nepers²."""
+    return float(mean_squared_error(*_pair(estimate, target, torch.float64)))
 
 
 def log_mel_si_sdr(estimate: Tensor, target: Tensor, zero_mean: bool = False) -> float | None:
@@ -92,14 +83,45 @@ def si_sdr(estimate: Tensor, target: Tensor, silence_dbfs: float = SILENCE_DBFS)
 
     Returns:
         dB, clipped to [FLOOR_DB, CEILING_DB]; `None` for a silent target, FLOOR_DB for a silent estimate of a target
-        that sounds.
+        that sounds, NaN for an estimate that is not finite.
 
     Raises:
         ValueError: the shapes differ.
 
     Source: Le Roux et al., "SDR - half-baked or well done?", ICASSP 2019, equation 3.
     """
-    estimate, target = _pair(estimate, target, torch.float64)
+    measure = partial(scale_invariant_signal_distortion_ratio, zero_mean=True)
+    return _ratio(measure, *_pair(estimate, target, torch.float64), silence_dbfs)
+
+
+def si_sdr_improvement(
+    estimate: Tensor, target: Tensor, mixture: Tensor, silence_dbfs: float = SILENCE_DBFS
+) -> float | None:
+    """SI-SDR of the estimate minus that of the mixture (SI-SDRi); arguments and results are those of `si_sdr`."""
+    ours, mixtures = (si_sdr(part, target, silence_dbfs) for part in (estimate, mixture))
+    return None if ours is None or mixtures is None else ours - mixtures
+
+
+def sdr(estimate: Tensor, target: Tensor, silence_dbfs: float = SILENCE_DBFS) -> float | None:
+    """Signal-to-distortion ratio of BSSEval: any filter of 512 taps on the target does not count as distortion.
+
+    Arguments and results are those of `si_sdr`, except that each channel has a filter of its own, and that the result
+    is the mean over the channels whose target sounds.
+
+    Source: Vincent, Gribonval and Févotte, "Performance measurement in blind audio source separation", IEEE TASLP 2006.
+    """
+    _pair(estimate, target, torch.float64)  # of one shape
+    channels = zip(*(part.reshape(-1, part.shape[-1]) for part in (estimate, target)), strict=True)
+    measure = partial(signal_distortion_ratio, filter_length=_SDR_FILTER, load_diag=_SDR_LOADING)
+    found = [_ratio(measure, *_pair(*pair, torch.float64), silence_dbfs) for pair in channels]
+    values = [value for value in found if value is not None]
+    return _mean(values) if all(map(math.isfinite, values)) else math.nan
+
+
+def _ratio(
+    measure: Callable[[Tensor, Tensor], Tensor], estimate: Tensor, target: Tensor, silence_dbfs: float
+) -> float | None:
+    """A ratio of two waveforms (N,) in dB by the rules for silence and for values that are not finite."""
     # the level without the constant part: a constant offset is not a sound, and SI-SDR removes it
     if not target.numel() or is_silent(target - target.mean(), silence_dbfs):
         return None
@@ -107,62 +129,8 @@ def si_sdr(estimate: Tensor, target: Tensor, silence_dbfs: float = SILENCE_DBFS)
         return math.nan
     if is_silent(estimate - estimate.mean(), silence_dbfs):
         return FLOOR_DB
-    return _clip_db(scale_invariant_signal_distortion_ratio(estimate, target, zero_mean=True))
-
-
-def si_sdr_improvement(
-    estimate: Tensor, target: Tensor, mixture: Tensor, silence_dbfs: float = SILENCE_DBFS
-) -> float | None:
-    """How much more SI-SDR the estimate has than the mixture taken as the estimate (SI-SDRi).
-
-    Args:
-        estimate, target, mixture: waveforms of one shape, (N,) or (channels, N).
-        silence_dbfs: RMS level under which a waveform is silent.
-
-    Returns:
-        dB, or `None` for a silent target.
-
-    Raises:
-        ValueError: the shapes differ.
-    """
-    ours = si_sdr(estimate, target, silence_dbfs)
-    mixtures = si_sdr(mixture, target, silence_dbfs)
-    return None if ours is None or mixtures is None else ours - mixtures
-
-
-def sdr(estimate: Tensor, target: Tensor, silence_dbfs: float = SILENCE_DBFS) -> float | None:
-    """Signal-to-distortion ratio of BSSEval: any filter of 512 taps on the target counts as no distortion.
-
-    Args:
-        estimate, target: waveforms of one shape, (N,) or (channels, N); each channel has a filter of its own, and the
-            result is the mean over channels whose target sounds.
-        silence_dbfs: RMS level under which a waveform is silent.
-
-    Returns:
-        dB, clipped to [FLOOR_DB, CEILING_DB]; `None` for a silent target, FLOOR_DB for a silent estimate of a target
-        that sounds.
-
-    Raises:
-        ValueError: the shapes differ.
-
-    Source: Vincent, Gribonval and Févotte, "Performance measurement in blind audio source separation", IEEE TASLP 2006.
-    """
-    _pair(estimate, target, torch.float64)  # of one shape
-    channels = zip(estimate.reshape(-1, estimate.shape[-1]), target.reshape(-1, target.shape[-1]), strict=True)
-    found = [value for pair in channels if (value := _channel_sdr(*pair, silence_dbfs)) is not None]
-    return _mean(found) if all(map(math.isfinite, found)) else math.nan
-
-
-def _channel_sdr(estimate: Tensor, target: Tensor, silence_dbfs: float) -> float | None:
-    estimate, target = _pair(estimate, target, torch.float64)
-    if is_silent(target - target.mean() if target.numel() else target, silence_dbfs):
-        return None
-    if not bool(estimate.isfinite().all()):
-        return math.nan
-    if is_silent(estimate - estimate.mean(), silence_dbfs):
-        return FLOOR_DB
-    value = signal_distortion_ratio(estimate, target, filter_length=_SDR_FILTER, load_diag=_SDR_LOADING)
-    return CEILING_DB if bool(value.isnan()) else _clip_db(value)  # rounding puts a perfect estimate's just beyond 1
+    value = measure(estimate, target)
+    return CEILING_DB if bool(value.isnan()) else _clip_db(value)  # rounding puts a perfect SDR just beyond 1
 
 
 def _pair(estimate: Tensor, target: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -178,29 +146,26 @@ def _clip_db(value: Tensor) -> float:
 
 
 def track_of(item: str) -> str:
-    """The track that an item `<track>_from_<second>` is a window of; other names are tracks themselves."""
-    return item.rsplit("_from_", 1)[0]
+    """The track that an item `<track>_from_<second>` is a window of; other names are tracks themselves.
+
+    A second may be followed by milliseconds (`_from_0_320`), by the number of a repeated name, and by `+<second>` of a
+    chunk (chunks.py), which follows `_from_` in any case.
+    """
+    return re.sub(r"_from_(\d[\d_]*)?(\+[\d.e+]+)?$", "", item)
 
 
 class MetricTable:
-    """Collects one number an (item, stem, metric), and sums them up.
+    """Collects one number for each item, stem and metric, and sums them up.
 
-    Keeps a few numbers an item and never audio, so that thousands of clips take megabytes. Adding an item again
-    replaces its value: the copies with which a distributed sampler fills the last batch count once.
+    Keeps numbers and never audio, so that thousands of clips take megabytes. Adding an item again replaces its value:
+    the copies with which a distributed sampler fills the last batch count once.
     """
 
     def __init__(self) -> None:
         self._values: dict[tuple[str, str], dict[str, float | None]] = {}
 
     def add(self, item: str, stem: str, metric: str, value: float | None) -> None:
-        """Add one value.
-
-        Args:
-            item: `<track>_from_<second>`, or any unique name.
-            stem: the stem's name.
-            metric: the metric's name.
-            value: a number; `None` for a silent target; NaN or infinite counts as invalid.
-        """
+        """Add a value: `None` stands for a silent target, and NaN or infinity count as invalid."""
         self._values.setdefault((stem, metric), {})[item] = value
 
     def merge(self, other: MetricTable) -> None:
@@ -224,12 +189,7 @@ class MetricTable:
         return sorted({item for values in self._values.values() for item in values})
 
     def values(self, metric: str, stems: str | Iterable[str] | None = None) -> list[tuple[str, float | None]]:
-        """(item, value) of a metric, sorted by stem and item.
-
-        Args:
-            metric: the metric's name.
-            stems: one stem, several, or `None` for all.
-        """
+        """(item, value) of a metric for one stem, several, or (`None`) all; sorted by stem and item."""
         names = self.stems if stems is None else [stems] if isinstance(stems, str) else list(stems)
         return [pair for stem in names for pair in sorted(self._values.get((stem, metric), {}).items())]
 
@@ -260,14 +220,15 @@ class MetricTable:
         return difference
 
     def rows(self) -> list[dict[str, Any]]:
-        """One dict an (item, stem): `track`, `item`, `stem` and every metric (`None` where silent or invalid)."""
-        metrics = self.metrics
+        """One dict per item and stem: `track`, `item`, `stem` and each metric (`None` where silent or invalid)."""
         rows = []
         for item in self.items:
             for stem in self.stems:
-                found = {m: self._values[stem, m][item] for m in metrics if item in self._values.get((stem, m), {})}
+                found = {
+                    m: self._values[stem, m][item] for m in self.metrics if item in self._values.get((stem, m), {})
+                }
                 if found:
-                    numbers = {m: found.get(m) if _usable(found.get(m)) else None for m in metrics}
+                    numbers = {m: found.get(m) if _usable(found.get(m)) else None for m in self.metrics}
                     rows.append({"track": track_of(item), "item": item, "stem": stem, **numbers})
         return rows
 
@@ -349,11 +310,7 @@ def bootstrap_interval(tracks: list[list[float]], resamples: int = 1000, seed: i
 
 
 def write_metrics(path: str | os.PathLike[str], metrics: dict[str, Any]) -> None:
-    """Write metrics as JSON, whole or not at all.
-
-    Args:
-        path: the file, `metrics.json`.
-        metrics: plain values; NaN and infinity are refused.
+    """Write plain values as JSON, whole or not at all.
 
     Raises:
         ValueError: a number that is not finite.
@@ -361,4 +318,4 @@ def write_metrics(path: str | os.PathLike[str], metrics: dict[str, Any]) -> None
     """
     text = json.dumps(metrics, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")

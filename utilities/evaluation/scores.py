@@ -3,37 +3,25 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from utilities.evaluation.chunks import METRIC as CHUNK_METRIC
-from utilities.evaluation.chunks import ChunkScores
-from utilities.evaluation.embeddings import Embedding
-from utilities.evaluation.frechet import FrechetScores, frechet_table
-from utilities.evaluation.metrics import FLOOR_DB, SILENCE_DBFS, MetricTable, track_of
-from utilities.evaluation.separation import SeparationScores, separation_table
-from utilities.files import whole_file
+from latent_diffusion.errors import DataError
 
-
-@dataclass
-class Side:
-    """What was made of an item, or what it should have been.
-
-    Args:
-        stems: name -> waveform (N,) or (channels, N).
-        mixture: waveform of the whole piece.
-        log_mels: name -> log-mel (T, M), for those that have one.
-        mixture_log_mel: (T, M).
-    """
-
-    stems: dict[str, Tensor] = field(default_factory=dict)
-    mixture: Tensor | None = None
-    log_mels: dict[str, Tensor] = field(default_factory=dict)
-    mixture_log_mel: Tensor | None = None
+from ..files import whole_file
+from .chunks import METRIC as CHUNK_METRIC
+from .chunks import ChunkScores
+from .embeddings import Embedding
+from .frechet import FrechetScores
+from .labels import LABELS, text_table
+from .metrics import FLOOR_DB, SILENCE_DBFS, MetricTable, track_of
+from .separation import SeparationScores, Side
 
 
 class Scores:
@@ -52,27 +40,20 @@ class Scores:
         self.fad = FrechetScores("fad")
 
     def add_pair(self, item: str, result: Side, target: Side, sample_rate: int) -> None:
-        """Compare what was separated with the truth; `target` holds every stem and the mixture that was separated.
+        """Compare separated stems with the truth: `target` holds every stem, and the mixture that was separated.
 
-        Args:
-            item: `<track>_from_<second>`, or a track's name.
-            result, target: the sides; log-mels are compared where both have them.
-            sample_rate: hz, of all waveforms.
+        Log-mels are compared if both sides have them. The sample rate, in hz, is that of all waveforms.
         """
         if target.mixture is None:
             raise ValueError(f"{item}: found no mixture, expected the one that was separated")
-        for stem, waveform in result.stems.items():
-            mels = result.log_mels.get(stem), target.log_mels.get(stem), target.mixture_log_mel
-            self.separation.add(item, stem, waveform, target.stems[stem], target.mixture, *mels)
+        for stem in result.stems:
+            self.separation.add(item, stem, result, target)
         self.chunks.add(item, result.stems, target.stems, target.mixture, sample_rate)
 
     def add_kind(self, item: str, result: Side | None, reference: Side | None, sample_rate: int) -> None:
-        """Take an item into the Frechet distances; the two sides need not belong together.
+        """Take an item into the Frechet distances; the two sides need not belong together, and one may be `None`.
 
-        Args:
-            item: its name; intervals are over tracks.
-            result, reference: either or both. Only stems that were made are compared.
-            sample_rate: hz, of all waveforms.
+        Only stems that were made are compared; the intervals are over tracks.
         """
         sides, track = (result or Side(), reference or Side()), track_of(item)
         for stem in _either(*(side.log_mels for side in sides)):
@@ -148,27 +129,66 @@ class Scores:
 _ABOUT = ("track", "item", "stem")
 
 
-def score_table(metrics: dict[str, Any]) -> str:
-    """A `Scores.summary` as lines of text for a terminal."""
+@dataclass(frozen=True)
+class Cell:
+    """A number in the table of scores.
+
+    Args:
+        mean: over the items that count; `None` if none does.
+        interval: 95 %, around the mean.
+        baseline: the mean of the unprocessed mixture in place of the stem.
+        silent: how many items do not count because their target is silent.
+    """
+
+    mean: float | None
+    interval: Sequence[float] | None = None
+    baseline: float | None = None
+    silent: int = 0
+
+
+def score_cells(metrics: Mapping[str, Any]) -> dict[str, dict[str, Cell]]:
+    """The table of scores: group -> metric -> cell, from a metrics.json."""
+    cells: dict[str, dict[str, Cell]] = {}
+    baseline = metrics.get("mixture_as_every_stem", {})
+    for group, found in metrics.get("model", {}).items():
+        for metric in (name for name in LABELS if name in found):
+            value, other = found[metric], baseline.get(group, {}).get(metric, {}).get("mean")
+            cells.setdefault(group, {})[metric] = Cell(value["mean"], value["ci95"], other, value["silent"])
+    for group, value in metrics.get("msdm", {}).items():
+        if group != "about":
+            cells.setdefault(group, {})[CHUNK_METRIC] = Cell(value["mean"], value["ci95"])
+    for group, value in metrics.get("frechet", {}).items():
+        cells.setdefault(group, {})["log_mel_frechet"] = Cell(value["log_mel_frechet"], value["ci95"])
+    fad = metrics.get("fad", {})
+    named = {"mixture": fad.get("mixture"), "mixture (sub_fad)": fad.get("sub_fad")}
+    for group, value in (fad.get("stems", {}) | {name: cell for name, cell in named.items() if cell}).items():
+        cells.setdefault(group, {})["fad"] = Cell(value["fad"], value["ci95"])
+    order = [*metrics.get("stems", []), *cells]
+    return {group: cells[group] for group in dict.fromkeys(order) if group in cells}
+
+
+def score_table(metrics: Mapping[str, Any]) -> str:
+    """The means of a `Scores.summary` as lines of text for a terminal."""
+    cells, sets = score_cells(metrics), (CHUNK_METRIC, "log_mel_frechet", "fad")
+    embedding = f"; Frechet audio distance: embedding {metrics['fad']['embedding']}" if "fad" in metrics else ""
     parts = []
-    if "model" in metrics and "mixture_as_every_stem" in metrics:
-        parts.append("in brackets: the mixture taken as every stem\n" + separation_table(metrics))
-    if "msdm" in metrics:
-        cells = {stem: cell for stem, cell in metrics["msdm"].items() if stem != "about"}
-        rows = [f"{'stem':<12}{CHUNK_METRIC:>16}{'95 % interval':>22}{'chunks':>8}"]
-        for stem, cell in cells.items():
-            mean, span = cell["mean"], cell["ci95"]
-            text = "-" if mean is None else f"{mean:.3f}"
-            between = "-" if span is None else f"{span[0]:.3f} .. {span[1]:.3f}"
-            rows.append(f"{stem:<12}{text:>16}{between:>22}{cell['count']:>8}")
-        parts.append("\n".join(rows))
-    if metrics.get("frechet"):
-        parts.append(frechet_table(metrics["frechet"]))
-    if "fad" in metrics:
-        fad = metrics["fad"]
-        groups = fad["stems"] | {name: fad[name] for name in ("mixture", "sub_fad") if name in fad}
-        parts.append(f"Frechet audio distance, embedding {fad['embedding']}\n{frechet_table(groups)}")
+    for note, chosen in (
+        ("in brackets: the unprocessed mixture in place of each stem", [m for m in LABELS if m not in sets]),
+        (f"in brackets: the 95 % interval{embedding}", sets),
+    ):
+        names = [name for name in chosen if any(name in row for row in cells.values())]
+        groups = {group: row for group, row in cells.items() if any(name in row for name in names)}
+        rows = [(group, *(_in_words(row.get(m), m in sets) for m in names)) for group, row in groups.items()]
+        if names:
+            parts.append(f"{note}\n{text_table([('stem', *names), *rows])}")
     return "\n\n".join(parts)
+
+
+def _in_words(cell: Cell | None, with_interval: bool) -> str:
+    if cell is None or cell.mean is None:
+        return "-"
+    ends = cell.interval if with_interval else None if cell.baseline is None else (cell.baseline,)
+    return f"{cell.mean:z.3f}" + (f" ({' .. '.join(f'{end:z.3f}' for end in ends)})" if ends else "")
 
 
 def write_rows(path: str | os.PathLike[str], rows: list[dict[str, Any]]) -> None:
@@ -182,7 +202,8 @@ def write_rows(path: str | os.PathLike[str], rows: list[dict[str, Any]]) -> None
         OSError: the file cannot be written.
     """
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    with whole_file(path) as temporary, Path(temporary).open("w", newline="", encoding="utf-8") as file:
+    encoding = {"encoding": "utf-8", "errors": "backslashreplace"}  # names of files may be in any encoding
+    with whole_file(path) as temporary, Path(temporary).open("w", newline="", **encoding) as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
@@ -193,13 +214,32 @@ def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: a cell of a metric is no number.
+        ValueError: a column is missing, or a cell of a metric is no number.
     """
     with Path(path).open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if missing := [name for name in _ABOUT if name not in (reader.fieldnames or _ABOUT)]:
+            raise ValueError(f"found no column {missing[0]}")
         return [
             {key: value if key in _ABOUT else float(value) if value else None for key, value in row.items()}
-            for row in csv.DictReader(file)
+            for row in reader
         ]
+
+
+def read_results(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What metrics.json and metrics.csv of a folder hold; empty for a file that is not there.
+
+    Raises:
+        DataError: a file is damaged.
+    """
+    json_file, csv_file = folder / "metrics.json", folder / "metrics.csv"
+    try:
+        metrics = json.loads(json_file.read_text(encoding="utf-8")) if json_file.is_file() else {}
+        rows = read_rows(csv_file) if csv_file.is_file() else []
+        score_cells(metrics)
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise DataError(f"{folder}: metrics.json or metrics.csv is damaged ({error}); evaluate again") from error
+    return metrics, rows
 
 
 def _either(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from utilities.evaluation.metrics import (
+from .metrics import (
     CEILING_DB,
     FLOOR_DB,
     SILENCE_DBFS,
@@ -19,21 +20,40 @@ from utilities.evaluation.metrics import (
 )
 
 NOTES = (
-    "mixture_as_every_stem is the baseline: the mixture handed out as each stem. Only what is better than it is "
-    "separated: log_mel_mse below, SI-SDR above (model_minus_mixture is the paired difference).",
-    "log_mel_si_sdr is as published: no mean removed. It says little, because the mean of log-mels dominates: the bare "
-    "mixture scores about 10 dB and silence 8 dB. Read log_mel_si_sdr_zero_mean and si_sdr instead.",
-    "all: every stem of every item. sounding: without the stems whose target is silent in that item. A silent target "
-    f"(RMS level below {SILENCE_DBFS:g} dBFS) has no si_sdr, si_sdri, sdr or log_mel_si_sdr_zero_mean and is counted; "
-    f"a silent estimate of a sounding target has {FLOOR_DB:g} dB; values are clipped to {FLOOR_DB:g} .. "
+    "mixture_as_every_stem is the baseline: the scores that the unprocessed mixture gets in place of each stem. A stem "
+    "has only been separated if its log_mel_mse is lower, and its SI-SDR higher, than the mixture's. "
+    "model_minus_mixture is the paired difference.",
+    "log_mel_si_sdr is as published: means are not removed. It says little, because the means of log-mels dominate: "
+    "the unprocessed mixture has about 10 dB and silence 8 dB. Read log_mel_si_sdr_zero_mean and si_sdr instead.",
+    "all: every stem of every item. sounding: without stems whose target is silent in that item. A silent target "
+    f"(RMS level below {SILENCE_DBFS:g} dBFS) has no si_sdr, si_sdri, sdr or log_mel_si_sdr_zero_mean and is counted "
+    f"as silent. A silent estimate of a target that sounds has {FLOOR_DB:g} dB. Values are clipped to {FLOOR_DB:g} .. "
     f"{CEILING_DB:g} dB.",
-    "sdr is BSSEval's: a filter of 512 taps on the target counts as no distortion. si_sdri is si_sdr less the "
-    "mixture's. All three compare phases: a vocoder, which invents them, is far below zero whatever it sounds like.",
-    "msdm_si_sdri: si_sdri on chunks of 4 s that overlap by 2 s, without silent chunks and those in which one stem "
-    "only sounds; see utilities/evaluation/chunks.py.",
-    "ci95: percentile bootstrap over tracks, null under two tracks. invalid: estimates that were not finite.",
+    "sdr is that of BSSEval: a filter of 512 taps on the target does not count as distortion. si_sdri is si_sdr minus "
+    "the mixture's. All three compare phases; a vocoder invents phases, and so its sound is far below zero however "
+    "good it is.",
+    "msdm_si_sdri: si_sdri of chunks of 4 s that overlap by 2 s, without silent chunks and chunks in which only one "
+    "stem sounds; see utilities/evaluation/chunks.py.",
+    "ci95: percentile bootstrap over tracks; null if there are fewer than two. invalid: estimates with values that are "
+    "not finite.",
 )
-_COLUMNS = ("log_mel_mse", "log_mel_si_sdr", "log_mel_si_sdr_zero_mean", "si_sdr", "si_sdri", "sdr")
+
+
+@dataclass
+class Side:
+    """What was made of an item, or what it should have been.
+
+    Args:
+        stems: name -> waveform (N,) or (channels, N).
+        mixture: waveform of the whole piece.
+        log_mels: name -> log-mel (T, M), for those that have one.
+        mixture_log_mel: (T, M).
+    """
+
+    stems: dict[str, Tensor] = field(default_factory=dict)
+    mixture: Tensor | None = None
+    log_mels: dict[str, Tensor] = field(default_factory=dict)
+    mixture_log_mel: Tensor | None = None
 
 
 class SeparationScores:
@@ -44,44 +64,31 @@ class SeparationScores:
         self.mixture = MetricTable()
         self.silent: set[tuple[str, str]] = set()  # (item, stem) with a silent target
 
-    def add(
-        self,
-        item: str,
-        stem: str,
-        waveform: Tensor,
-        target: Tensor,
-        mixture: Tensor,
-        log_mel: Tensor | None = None,
-        target_log_mel: Tensor | None = None,
-        mixture_log_mel: Tensor | None = None,
-    ) -> None:
-        """Score one stem of one item.
-
-        Waveforms are (n,) or (channels, n), log-mels (T, M); the longer ones are cut to the shortest (a vocoder
-        adds a few samples).
+    def add(self, item: str, stem: str, result: Side, target: Side) -> None:
+        """Score one stem of one item; what is longer is cut to the shortest (a vocoder adds a few samples).
 
         Args:
             item, stem: names.
-            waveform, target, mixture: the estimate, the true stem, and the mixture that was separated.
-            log_mel, target_log_mel, mixture_log_mel: their log-mels; without them there are no log-mel scores.
+            result: holds the estimate, and its log-mel if log-mels are to be scored.
+            target: holds the true stem and the mixture that was separated, and the same of log-mels.
         """
-        samples = min(waveform.shape[-1], target.shape[-1], mixture.shape[-1])
-        waveform, target, mixture = waveform[..., :samples], target[..., :samples], mixture[..., :samples]
-        silent = is_silent(target - target.mean())
+        waves = result.stems[stem], target.stems[stem], target.mixture
+        samples = min(wave.shape[-1] for wave in waves)
+        waveform, truth, mixture = (wave[..., :samples] for wave in waves)
+        silent = is_silent(truth - truth.mean())
         if silent:
             self.silent.add((item, stem))
-        ours, baseline = si_sdr(waveform, target), si_sdr(mixture, target)
+        ours, baseline = si_sdr(waveform, truth), si_sdr(mixture, truth)
         self.model.add(item, stem, "si_sdr", ours)
         self.model.add(item, stem, "si_sdri", None if ours is None or baseline is None else ours - baseline)
-        self.model.add(item, stem, "sdr", sdr(waveform, target))
+        self.model.add(item, stem, "sdr", sdr(waveform, truth))
         self.mixture.add(item, stem, "si_sdr", baseline)
-        self.mixture.add(item, stem, "sdr", sdr(mixture, target))
-        if target_log_mel is None:
-            return
-        for table, estimate in ((self.model, log_mel), (self.mixture, mixture_log_mel)):
-            if estimate is not None:
-                frames = min(len(estimate), len(target_log_mel))
-                pair = estimate[:frames], target_log_mel[:frames]
+        self.mixture.add(item, stem, "sdr", sdr(mixture, truth))
+        log_mel = target.log_mels.get(stem)
+        for table, estimate in ((self.model, result.log_mels.get(stem)), (self.mixture, target.mixture_log_mel)):
+            if estimate is not None and log_mel is not None:
+                frames = min(len(estimate), len(log_mel))
+                pair = estimate[:frames], log_mel[:frames]
                 table.add(item, stem, "log_mel_mse", log_mel_mse(*pair))
                 table.add(item, stem, "log_mel_si_sdr", log_mel_si_sdr(*pair))
                 zero_mean = None if silent else log_mel_si_sdr(*pair, zero_mean=True)
@@ -110,22 +117,3 @@ class SeparationScores:
     def _groups(self, table: MetricTable, stems: tuple[str, ...], seed: int) -> dict[str, Any]:
         sounding = table.where(lambda item, stem: (item, stem) not in self.silent)
         return table.summary(stems, seed=seed) | {"sounding": sounding.summary(stems, seed=seed)["all"]}
-
-
-def separation_table(summary: dict[str, Any]) -> str:
-    """The means of a `SeparationScores.summary` as lines of text, the baseline's in brackets."""
-    ours, baseline = summary["model"], summary["mixture_as_every_stem"]
-    columns = [name for name in _COLUMNS if name in ours["all"]]
-    rows = [f"{'stem':<12}" + "".join(f"{name:>{_width(name)}}" for name in columns)]
-    for group in ours:
-        cells = []
-        for name in columns:
-            value, other = (part.get(group, {}).get(name, {}).get("mean") for part in (ours, baseline))
-            text = "-" if value is None else f"{value:.3f}"
-            cells.append(f"{text if other is None else f'{text} ({other:.3f})':>{_width(name)}}")
-        rows.append(f"{group:<12}" + "".join(cells))
-    return "\n".join(rows)
-
-
-def _width(column: str) -> int:
-    return max(len(column), 16) + 2

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from utilities.files import whole_file
+from ..files import whole_file
 
 _DB_PER_NEPER = 20 / np.log(10)
 _RANGE_DB = 90.0  # shown below the loudest value

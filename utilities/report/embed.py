@@ -19,7 +19,7 @@ from latent_diffusion.first_stage.mel import LogMel
 from latent_diffusion.settings import MelSettings
 
 from ..audio import FileSource, audio_info, encode
-from .folders import LONGEST_DIFFERENCE
+from ..evaluation.folders import LONGEST_DIFFERENCE
 
 log = logging.getLogger(__name__)
 
