@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 import pretty_midi
+
+from data.rendering import DEFAULT_SOUNDFONT, STEMS, check_soundfont
 
 # General MIDI programs of every class that a program may be replaced by; 31 (guitar harmonics) sounds another pitch.
 RANDOM_PROGRAMS: Mapping[str, tuple[int, ...]] = {
@@ -39,11 +42,44 @@ class Variation:
     tempo: float = 1.0
 
 
+def add_soundfont_option(parser: argparse.ArgumentParser) -> None:
+    """Adds --soundfont; `soundfonts_of` reads it."""
+    parser.add_argument(
+        "--soundfont",
+        nargs="+",
+        default=[],
+        metavar="[STEM=]FILE",
+        help="SoundFont 2 files, for all stems or for one, such as drums=kit.sf2; of several every stem of every song"
+        f" draws one (default: pretty_midi's {DEFAULT_SOUNDFONT})",
+    )
+
+
+def soundfonts_of(values: Sequence[str]) -> dict:
+    """What --soundfont says, as keys of a recipe (see `draw`); without any it is empty.
+
+    Raises:
+        DataError: a file is no SoundFont 2 file.
+    """
+    everywhere: list[str] = []
+    by_stem: dict[str, list[str]] = {}
+    for value in values:
+        stem, equals, file = value.partition("=")
+        if equals and stem in STEMS:
+            by_stem.setdefault(stem, []).append(file)
+        else:
+            file = value
+            everywhere.append(file)
+        check_soundfont(Path(file))
+    found = {"soundfonts": everywhere, "stem_soundfonts": by_stem}
+    return {key: value for key, value in found.items() if value}
+
+
 def draw(recipe: Mapping, song: str, instruments: Mapping[str, Sequence[pretty_midi.Instrument]]) -> Variation:
     """Draws a song's variation. Each choice has its own random stream, so one option does not change the others.
 
     Args:
-        recipe: may hold `soundfonts` (paths), `programs`, `transpose`, `tempo` ("random") and `seed`.
+        recipe: may hold `soundfonts` (paths), `stem_soundfonts` (paths by stem, instead of those), `programs`,
+            `transpose`, `tempo` ("random") and `seed`.
         song: what tells the song from others of the same seed.
         instruments: by stem.
 
@@ -57,8 +93,9 @@ def draw(recipe: Mapping, song: str, instruments: Mapping[str, Sequence[pretty_m
     soundfonts: dict[str, str] = {}
     programs: dict[str, dict[int, int]] = {}
     for stem, parts in instruments.items():
-        if recipe.get("soundfonts"):
-            soundfonts[stem] = random(f"soundfont/{stem}").choice(list(recipe["soundfonts"]))
+        files = recipe.get("stem_soundfonts", {}).get(stem) or recipe.get("soundfonts")
+        if files:
+            soundfonts[stem] = random(f"soundfont/{stem}").choice(list(files))
         if recipe.get("programs") and parts:
             own, pool = sorted({int(part.program) for part in parts}), list(RANDOM_PROGRAMS[stem])
             random(f"programs/{stem}").shuffle(pool)
