@@ -11,6 +11,7 @@ from pathlib import Path
 import pretty_midi
 
 from data import variation
+from data.amplifier import amplify
 from data.building import Job, add_build_options, build_split, print_summary, run_command, track_name
 from data.rendering import (
     DEFAULT_SOUNDFONT,
@@ -107,6 +108,8 @@ def make_track(job: Job) -> dict:
         sounds = render_stems(instruments, end / varied.tempo, soundfonts=varied.soundfonts)
     except DataError as error:
         raise DataError(f"{file}: {error}") from error
+    if varied.amplifier is not None:
+        sounds["guitar"] = amplify(sounds["guitar"], varied.amplifier)
     stems = {stem: to_pcm(sound) for stem, sound in limit_peak(sounds, MIXTURE_PEAK).items()}
     metadata = {
         "recipe": job.recipe,
@@ -154,6 +157,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--min-stems", type=int, choices=(1, 2, 3, 4), default=1, help="leave out songs with fewer classes (default 1)"
     )
     variation.add_soundfont_option(parser)
+    variation.add_amplifier_options(parser)
     for option, what in (
         ("programs", "replace programs by others of their class, drums by other kits"),
         ("transpose", "transpose all but the drums by -5 to 6 semitones"),
@@ -168,7 +172,8 @@ def make_parser() -> argparse.ArgumentParser:
 def _command(arguments: argparse.Namespace) -> int:
     files = find_midi(arguments.midi)
     options: dict = {key: getattr(arguments, key) for key in ("programs", "transpose", "tempo")}
-    options = {key: value for key, value in options.items() if value} | variation.soundfonts_of(arguments.soundfont)
+    options = {key: value for key, value in options.items() if value}
+    options |= variation.soundfonts_of(arguments.soundfont) | variation.amplifier_of(arguments)
     if options:  # a recipe without them stays what it was before they existed
         options["seed"] = arguments.seed
     folder = arguments.out / arguments.split
