@@ -15,7 +15,7 @@ import soxr
 from data.building import Job, add_build_options, build_split, print_summary, run_command, track_name
 from data.datafile import MAGIC, read_objects
 from data.instrument_names import stem_of_name
-from data.openmpt import Module
+from data.openmpt import Module, library
 from data.rendering import MIXTURE_PEAK, SAMPLE_RATE, STEMS, limit_peak, to_pcm, write_track
 from data.report import describe_stems
 from latent_diffusion.errors import DataError
@@ -269,6 +269,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _command(arguments: argparse.Namespace) -> int:
     jobs = plan_jobs(arguments)
+    library()
     folder = arguments.out / arguments.split
     songs, failures = build_split(folder, jobs, make_track, arguments.workers, arguments.quiet)
     if not songs:

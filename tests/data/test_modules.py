@@ -146,6 +146,20 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is no tracker module" in statistics["left_out"][1]["reason"]
 
 
+@needs_libopenmpt
+def test_stems_that_do_not_add_up_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.mod").write_bytes(module_bytes(["snare", "bass"], [1, 2]))
+    render = openmpt.Module.render
+    monkeypatch.setattr(
+        openmpt.Module, "render", lambda self, found, *rest: render(self, found, *rest) * (1.1 if len(found) > 1 else 1)
+    )
+    arguments = ["--modules", str(tmp_path / "a.mod"), "--out", str(tmp_path / "out"), "--workers", "1"]
+    assert modules.main(arguments) == 2
+    assert "plays otherwise when instruments are muted: its stems sum to -21 dB" in capsys.readouterr().err
+
+
 def test_errors_are_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,7 +175,7 @@ def test_errors_are_one_line(
     (tmp_path / "own" / "a.mod").write_bytes(module_bytes(["snare", "bass"], [1, 2]))
     monkeypatch.setattr(openmpt.ctypes.util, "find_library", lambda name: "libnothing-of-this-name.so")
     openmpt.library.cache_clear()
-    assert openmpt.INSTALL in error_of("--modules", str(tmp_path / "own"))
-    openmpt.library.cache_clear()
+    missing = error_of("--modules", str(tmp_path / "own"))
+    assert missing.startswith("error: libopenmpt cannot be used") and openmpt.INSTALL in missing
     (tmp_path / "own" / "b.dat").write_bytes(MAGIC + b"\0\0")
     assert "b.dat: damaged" in error_of("--modules", str(tmp_path / "own"))

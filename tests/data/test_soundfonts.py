@@ -12,7 +12,7 @@ import soundfile
 
 from data import render_midi, samples_to_soundfont, synthetic
 from data.rendering import SAMPLE_RATE, render_stems, soundfont
-from data.samples_to_soundfont import Note, key_ranges, pitch_of, trim, write_soundfont
+from data.samples_to_soundfont import Note, Zone, key_ranges, pitch_of, trim, write_soundfont
 from latent_diffusion.errors import DataError
 
 RATE = 44100
@@ -31,9 +31,9 @@ def write_samples(folder: Path, names: dict[str, int]) -> Path:
     return folder
 
 
-def play(font: Path, stem: str, program: int, pitch: int) -> np.ndarray:
+def play(font: Path, stem: str, program: int, pitch: int, velocity: int = 100) -> np.ndarray:
     part = pretty_midi.Instrument(program, is_drum=stem == "drums")
-    part.notes = [pretty_midi.Note(100, pitch, 0.0, 0.5)]
+    part.notes = [pretty_midi.Note(velocity, pitch, 0.0, 0.5)]
     return render_stems({stem: [part]}, 0.5, 1.0, {stem: str(font)})[stem]
 
 
@@ -93,14 +93,49 @@ def test_samples_that_are_no_use(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert not (tmp_path / "x.sf2").exists()
 
 
+def test_kit_is_known_by_its_names(tmp_path: Path) -> None:
+    files = {
+        "bd_808": 30,
+        "a_snare": 45,
+        "snare_soft": 50,
+        "snare_hard": 62,
+        "hat-closed": 90,
+        "cymbal_open": 95,
+        "tom_lo_hard": 40,
+    }
+    samples = write_samples(tmp_path / "kit", {f"{name}.wav": pitch for name, pitch in files.items()})
+    write_samples(tmp_path / "kit" / "more", {"crash.wav": 99})  # not searched
+    soundfile.write(samples / "drum_cymbal_soft.wav", tone(97, 3.0), RATE)
+    font = tmp_path / "kit.sf2"
+    assert samples_to_soundfont.main(["--samples", str(samples), "--stem", "drums", "--out", str(font)]) == 0
+    wanted = {35: 30, 36: 30, 38: 62, 40: 62, 41: 40, 43: 40, 45: 40, 42: 90, 46: 95, 49: 97, 51: 97}
+    for key, pitch in wanted.items():
+        assert strongest_hertz(play(font, "drums", 0, key)) == pytest.approx(440.0 * 2 ** ((pitch - 69) / 12), rel=0.01)
+    assert strongest_hertz(play(font, "drums", 0, 38, velocity=60)) == pytest.approx(440.0 * 2 ** (-19 / 12), rel=0.01)
+    assert not play(font, "drums", 0, 56).any(), "there is no cowbell"
+    crash = play(font, "drums", 25, 49)
+    assert np.abs(crash[SAMPLE_RATE : SAMPLE_RATE + 2000]).max() > 0.1 * np.abs(crash).max(), "it rings on"
+
+
+def test_hats_choke_each_other(tmp_path: Path) -> None:
+    font = tmp_path / "kit.sf2"
+    hats = [Note(42, tone(90, 0.05), RATE), Note(46, tone(70, 3.0), RATE)]
+    for choke, rings in ((1, False), (0, True)):
+        zones = [Zone(0, (42, 42), choke=choke), Zone(1, (46, 46), choke=choke)]
+        font = tmp_path / f"{choke}.sf2"
+        font.write_bytes(write_soundfont("kit", hats, zones, [(128, 0)]))
+        kit = pretty_midi.Instrument(0, is_drum=True)
+        kit.notes = [pretty_midi.Note(100, 46, 0.0, 0.2), pretty_midi.Note(100, 42, 0.5, 0.6)]
+        sound = render_stems({"drums": [kit]}, 0.6, 1.5, {"drums": str(font)})["drums"]
+        early, late = np.abs(sound[: SAMPLE_RATE // 2]).max(), np.abs(sound[SAMPLE_RATE : SAMPLE_RATE * 3 // 2]).max()
+        assert (late > 0.5 * early) == rings
+
+
 def test_other_kick_stands_in_for_one_that_a_kit_lacks(tmp_path: Path) -> None:
+    for name, lowest in (("whole", 0), ("part", 36)):
+        content = write_soundfont("kit", [Note(36, tone(45), RATE)], [Zone(0, (lowest, 127))], [(0, 0)])
+        (tmp_path / f"{name}.sf2").write_bytes(content)
     whole, part = tmp_path / "whole.sf2", tmp_path / "part.sf2"
-    kick = Note(36, tone(45), RATE)
-    content = write_soundfont("kit", [kick], [0])
-    whole.write_bytes(content)
-    keys = bytes([0, 127])
-    assert content.count(b"\x2b\x00" + keys) == 1
-    part.write_bytes(content.replace(b"\x2b\x00" + keys, b"\x2b\x00" + bytes([36, 127])))
     for font in (whole, part):
         assert play(font, "drums", 0, 36).any() and play(font, "drums", 0, 35).any()
     assert (play(part, "drums", 0, 35) == play(part, "drums", 0, 36)).all()
@@ -118,7 +153,8 @@ def test_soundfonts_by_stem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     midi.write(str(tmp_path / "midi" / "a.mid"))
     general, own = tmp_path / "general.sf2", tmp_path / "own.sf2"
     general.write_bytes(soundfont())
-    own.write_bytes(write_soundfont("own", [Note(57, tone(57 + 12), RATE)], range(24, 32)))  # an octave too high
+    too_high = [Note(57, tone(57 + 12), RATE)]  # by an octave
+    own.write_bytes(write_soundfont("own", too_high, [Zone(0, (0, 127))], [(0, program) for program in range(24, 32)]))
     options = ["--midi", str(tmp_path / "midi"), "--workers", "1", "--quiet", "--out"]
     assert render_midi.main([*options, str(tmp_path / "a"), "--soundfont", str(general), f"guitar={own}"]) == 0
     metadata = json.loads((tmp_path / "a" / "train" / "Track00001" / "song.json").read_text())
