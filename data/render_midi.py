@@ -11,12 +11,12 @@ from pathlib import Path
 import pretty_midi
 
 from data import variation
+from data.amplifier import amplify
 from data.building import Job, add_build_options, build_split, print_summary, run_command, track_name
 from data.rendering import (
     DEFAULT_SOUNDFONT,
     MIXTURE_PEAK,
     STEMS,
-    check_soundfont,
     limit_peak,
     render_stems,
     to_pcm,
@@ -27,12 +27,12 @@ from latent_diffusion.errors import DataError
 
 _SUFFIXES = (".mid", ".midi")
 _LONGEST_SECONDS = 1800.0
-_PROGRAMS = {"piano": range(0, 8), "guitar": range(24, 32), "bass": range(32, 40)}
+PROGRAMS = {"piano": range(0, 8), "guitar": range(24, 32), "bass": range(32, 40)}
 
 
 def class_of_program(program: int) -> str | None:
     """The class of a General MIDI program outside the drum channel, or None: not part of the dataset."""
-    return next((stem for stem, programs in _PROGRAMS.items() if program in programs), None)
+    return next((stem for stem, programs in PROGRAMS.items() if program in programs), None)
 
 
 def stem_of(instrument: pretty_midi.Instrument) -> str | None:
@@ -108,6 +108,8 @@ def make_track(job: Job) -> dict:
         sounds = render_stems(instruments, end / varied.tempo, soundfonts=varied.soundfonts)
     except DataError as error:
         raise DataError(f"{file}: {error}") from error
+    if varied.amplifier is not None:
+        sounds["guitar"] = amplify(sounds["guitar"], varied.amplifier)
     stems = {stem: to_pcm(sound) for stem, sound in limit_peak(sounds, MIXTURE_PEAK).items()}
     metadata = {
         "recipe": job.recipe,
@@ -154,15 +156,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--min-stems", type=int, choices=(1, 2, 3, 4), default=1, help="leave out songs with fewer classes (default 1)"
     )
-    parser.add_argument(
-        "--soundfont",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help=f"SoundFont 2 files; of several every stem of every song draws one (default: pretty_midi's"
-        f" {DEFAULT_SOUNDFONT})",
-    )
+    variation.add_soundfont_option(parser)
+    variation.add_amplifier_options(parser)
     for option, what in (
         ("programs", "replace programs by others of their class, drums by other kits"),
         ("transpose", "transpose all but the drums by -5 to 6 semitones"),
@@ -176,11 +171,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _command(arguments: argparse.Namespace) -> int:
     files = find_midi(arguments.midi)
-    for file in arguments.soundfont:
-        check_soundfont(file)
     options: dict = {key: getattr(arguments, key) for key in ("programs", "transpose", "tempo")}
-    options["soundfonts"] = [str(file) for file in arguments.soundfont]
     options = {key: value for key, value in options.items() if value}
+    options |= variation.soundfonts_of(arguments.soundfont) | variation.amplifier_of(arguments)
     if options:  # a recipe without them stays what it was before they existed
         options["seed"] = arguments.seed
     folder = arguments.out / arguments.split

@@ -31,6 +31,7 @@ _VOLUME, _IGNORED_CONTROL = 7, 119
 _DEFAULT_VOLUME = 100
 _QUIETER = 0.7
 _ATTEMPTS = 8
+_KICKS = (35, 36)
 
 
 @lru_cache(maxsize=1)
@@ -146,6 +147,28 @@ def _render_class(
     return total
 
 
+@lru_cache(maxsize=8)
+def _lacks_second_kick(file: str) -> bool:
+    """Whether a drum kit is silent on key 35, General MIDI's other bass drum, but plays key 36."""
+    sounds = read_soundfont(file)
+
+    def plays(key: int) -> bool:
+        kit = pretty_midi.Instrument(0, is_drum=True)
+        kit.notes = [pretty_midi.Note(100, key, 0.0, 0.1)]
+        return bool(_render([kit], 0.2, 1.0, sounds)[0].any())
+
+    return not plays(_KICKS[0]) and plays(_KICKS[1])
+
+
+def _with_one_kick(kits: Sequence[pretty_midi.Instrument]) -> list[pretty_midi.Instrument]:
+    kits = copy.deepcopy(list(kits))
+    for kit in kits:
+        for note in kit.notes:
+            if note.pitch == _KICKS[0]:
+                note.pitch = _KICKS[1]
+    return kits
+
+
 def render_stems(
     stems: Mapping[str, Sequence[pretty_midi.Instrument]],
     seconds: float,
@@ -173,6 +196,8 @@ def render_stems(
         for stem, instruments in stems.items():
             file = (soundfonts or {}).get(stem)
             sounds = soundfont() if file is None else read_soundfont(file)
+            if stem == "drums" and instruments and file is not None and _lacks_second_kick(file):
+                instruments = _with_one_kick(instruments)
             sound = _render_class(instruments, end_seconds, volume, sounds)
             if sound is None:
                 break

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
 
+from data import variation
 from data.building import Job, add_build_options, build_split, positive, print_summary, run_command, track_name
 from data.composer import STEMS, Song, compose, perform
 from data.rendering import MIXTURE_PEAK, balance, limit_peak, render_stems, to_pcm, write_track
@@ -44,7 +45,7 @@ def make_track(job: Job) -> dict:
     """Composes, renders and writes one track.
 
     Args:
-        job: recipe with `seed` (text) and `seconds` (wanted length).
+        job: recipe with `seed` (text), `seconds` (wanted length), and what `variation.soundfonts_of` gave.
 
     Returns:
         The track's metadata and statistics.
@@ -56,16 +57,26 @@ def make_track(job: Job) -> dict:
     song = compose(seed, job.recipe["seconds"])
     midi = perform(song)
     instruments = {instrument.name: [instrument] for instrument in midi.instruments}
-    sounds = balance(render_stems(instruments, midi.get_end_time()), song.level_db)
+    soundfonts = variation.draw(job.recipe, seed, instruments).soundfonts
+    sounds = balance(render_stems(instruments, midi.get_end_time(), soundfonts=soundfonts), song.level_db)
     peak = Random(f"{seed}/peak").uniform(0.6, MIXTURE_PEAK)
     stems = {stem: to_pcm(sound) for stem, sound in limit_peak(sounds, peak).items()}
     notes = {stem: len(instruments[stem][0].notes) for stem in STEMS}
     metadata = {"recipe": job.recipe, **song_metadata(song), **describe_stems(stems, notes)}
+    if soundfonts:
+        metadata["soundfonts"] = {stem: Path(file).name for stem, file in soundfonts.items()}
     write_track(job.folder, stems, metadata, midi)
     return metadata
 
 
-def plan_jobs(out: Path, split: str, tracks: int, seed: int, seconds: Sequence[float]) -> list[Job]:
+def plan_jobs(
+    out: Path,
+    split: str,
+    tracks: int,
+    seed: int,
+    seconds: Sequence[float],
+    soundfonts: Mapping[str, object] | None = None,
+) -> list[Job]:
     """The jobs of a split. The splits of one seed share no song: the split's name is part of every song's seed.
 
     Args:
@@ -74,6 +85,7 @@ def plan_jobs(out: Path, split: str, tracks: int, seed: int, seconds: Sequence[f
         tracks: number of songs.
         seed: of the dataset.
         seconds: shortest and longest song.
+        soundfonts: see `variation.soundfonts_of`.
 
     Returns:
         One job a song.
@@ -82,7 +94,7 @@ def plan_jobs(out: Path, split: str, tracks: int, seed: int, seconds: Sequence[f
     for number in range(1, tracks + 1):
         song_seed = f"{seed}/{split}/{number}"
         length = round(Random(f"{song_seed}/seconds").uniform(*seconds), 1)
-        recipe = {"composer": COMPOSER_VERSION, "seed": song_seed, "seconds": length}
+        recipe = {"composer": COMPOSER_VERSION, "seed": song_seed, "seconds": length, **(soundfonts or {})}
         jobs.append(Job(out / split / track_name(number), recipe))
     return jobs
 
@@ -110,6 +122,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="S",
         help="wanted length of a song, or the shortest and longest (default 40 90); songs end at a bar line near it",
     )
+    variation.add_soundfont_option(parser)
     add_build_options(parser, "song")
     return parser
 
@@ -122,12 +135,13 @@ def _command(arguments: argparse.Namespace) -> int:
         raise DataError(f"--seconds: found {found}; expected one length or a shortest and a longest, from 10 to 600")
     if arguments.valid_tracks and arguments.split == "valid":
         raise DataError("--valid-tracks: found beside --split valid; give the number of songs by --tracks only")
+    soundfonts = variation.soundfonts_of(arguments.soundfont)
     splits = {arguments.split: arguments.tracks}
     if arguments.valid_tracks:
         splits["valid"] = arguments.valid_tracks
     failed = 0
     for split, tracks in splits.items():
-        jobs = plan_jobs(arguments.out, split, tracks, arguments.seed, seconds)
+        jobs = plan_jobs(arguments.out, split, tracks, arguments.seed, seconds, soundfonts)
         songs, failures = build_split(arguments.out / split, jobs, make_track, arguments.workers, arguments.quiet)
         if not songs:
             raise DataError(f"{arguments.out / split}: no song could be made; the first reason: {failures[0].reason}")
