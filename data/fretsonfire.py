@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import soxr
-from utilities.streams import FileSource
 
 from data.building import Job, existing, run_command, split_name, track_name, write_file
 from data.rendering import MIXTURE_PEAK, SAMPLE_RATE, active_rms_db, limit_peak, to_pcm, write_track
 from latent_diffusion.errors import DataError
-from utilities.audio import to_mono
+from utilities.audio import FileSource, to_mono
 
 SONGS = Path("/usr/share/games/fretsonfire/data/songs/muldjord")
 INSTALL = "apt-get install --no-install-recommends fretsonfire-songs-muldjord"

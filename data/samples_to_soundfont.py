@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from utilities.streams import FileSource
 
 from data.building import run_command, write_file
 from data.render_midi import PROGRAMS
 from data.rendering import STEMS
 from latent_diffusion.errors import DataError
-from utilities.audio import to_mono
+from utilities.audio import FileSource, to_mono
 
 _SUFFIXES = (".wav", ".ogg", ".mp3", ".flac")
 _NOTE = re.compile(r"([A-G])(#|s|b)?(-?\d)(?!\d)")
