@@ -20,6 +20,7 @@ from data import synthetic
 from latent_diffusion import MultiTrackPipeline, SamplingSettings, models
 from latent_diffusion.errors import CheckpointError
 from latent_diffusion.tasks import Separation
+from tests.msgld.files import few_steps
 from tests.tiny import MEL, config, write_config, write_first_stage, write_songs
 from utilities import cli
 from utilities.audio import read_window
@@ -71,7 +72,7 @@ def msgld(choir: Path, tmp_path: Path) -> Callable[..., Path]:
     """Runs the command with the named model; returns its output folder."""
 
     def call(*arguments: object) -> Path:
-        common = ("--model", "choir", "--steps", 2, "--quiet", "--device", "cpu", "--out", "out")
+        common = ("--model", "choir", *few_steps(arguments), "--quiet", "--device", "cpu", "--out", "out")
         assert cli.main([str(argument) for argument in (*arguments, *common)]) == 0
         return tmp_path / "out"
 

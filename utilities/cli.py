@@ -7,7 +7,6 @@ import logging
 import signal
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 from latent_diffusion.errors import ConfigError, MSGLDError
@@ -16,6 +15,10 @@ from latent_diffusion.plan import Plan
 from utilities.arguments import Parser, given_name, given_path
 from utilities.cli_results import add_commands
 
+SAMPLING = (  # options that are fields of `SamplingSettings`
+    *("sampler", "steps", "eta", "batch_size", "overlap", "average", "passes", "spacing"),
+    *("guidance_interval", "precision"),
+)
 DESCRIPTION = """\
 Take songs apart, make new ones, or make the missing stems of one, with a trained MSG-LD model.
 
@@ -123,8 +126,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         _add_common(command)
     separate.set_defaults(guidance=1.0)
     add_commands(commands)
-    generate.set_defaults(average=1, passes=1, guidance_interval=(0.0, 1.0))
-    arrange.set_defaults(guidance=0.0, average=1, passes=1)
+    arrange.set_defaults(guidance=0.0)
     return parser.parse_args(arguments)
 
 
@@ -167,7 +169,11 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         metavar="NAME_OR_PATH",
         help="a name (msgld --help lists them), a weights file, or the folder of a run (default: %(default)s)",
     )
-    parser.add_argument("--steps", type=int, default=50, help="denoising steps (default: %(default)s)")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help="denoising steps; more are slower (default: 25 for the shipped model and its kind, 50 for others)",
+    )
     parser.add_argument(
         "--sampler",
         help="ddim (default), ddpm, plms, dpm++, dpm++sde or unipc; separate: mean, too, the expected stems in one "
@@ -175,9 +181,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--spacing",
-        help="of the steps: uniform, trailing, logsnr or karras (default: the sampler's own)",
+        help="of the steps: uniform, trailing, logsnr or karras (default: what suits sampler and model)",
     )
-    parser.add_argument("--eta", type=float, default=0.0, help="ddim: 0 deterministic (default) to 1 ancestral")
+    parser.add_argument("--eta", type=float, help="ddim: 0 deterministic (default) to 1 ancestral")
     if not parser.prog.endswith("generate"):
         parser.add_argument(
             "--guidance",
@@ -189,22 +195,18 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
             "--guidance-interval",
             type=float,
             nargs=2,
-            default=(0.0, 1.0),
             metavar=("LOW", "HIGH"),
             help="the part of the schedule, 0 clean to 1 noise, on which guidance counts (default: all of it)",
         )
-    parser.add_argument(
-        "--precision", default="float32", help="of the denoising network: float32 (default) or bfloat16, quicker"
-    )
+    parser.add_argument("--precision", help="of the denoising network: float32 (default) or bfloat16, quicker")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same output (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
-    parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="windows at once (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="windows at once (default: 4)")
     parser.add_argument(
         "--overlap",
         type=float,
-        default=0.25,
         metavar="PART",
-        help="of a window that neighbours share and blend (default: %(default)s); 0 cuts side by side",
+        help="of a window that neighbours share and blend (default: 0.25); 0 cuts side by side",
     )
     parser.add_argument(
         "--format", choices=("wav", "flac"), default="wav", help="32-bit float wav (default), 24-bit flac"
@@ -247,7 +249,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _check(options: argparse.Namespace) -> dict:
-    """The options that every command hands on; checked before a model is loaded."""
+    """The options that every command hands on, and those of sampling; checked before a model is loaded."""
     from latent_diffusion.diffusion import SAMPLERS, SPACINGS
     from latent_diffusion.pipeline.results import POSTERIOR_MEAN, SamplingSettings
 
@@ -256,24 +258,16 @@ def _check(options: argparse.Namespace) -> dict:
         raise ConfigError(f"--sampler: found {options.sampler!r}, expected one of {', '.join(samplers)}")
     if options.spacing not in (None, *SPACINGS):
         raise ConfigError(f"--spacing: found {options.spacing!r}, expected one of {', '.join(SPACINGS)}")
-    if options.steps < 1:
+    if options.steps is not None and options.steps < 1:
         raise ConfigError(f"--steps: found {options.steps}, expected at least 1")
     if options.out.exists() and not options.out.is_dir():
         raise ConfigError(f"--out: {options.out}: is a file; expected a folder, or nothing")
+    asked = {name: getattr(options, name, None) for name in SAMPLING}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    SamplingSettings(**asked)
     return {
+        "asked": asked,
         "out": options.out,
-        "sampling": SamplingSettings(
-            options.sampler or "ddim",
-            options.steps,
-            options.eta,
-            options.batch_size,
-            options.overlap,
-            average=1 if options.average is None else options.average,
-            passes=1 if options.passes is None else options.passes,
-            spacing=options.spacing,
-            guidance_interval=tuple(options.guidance_interval),
-            precision=options.precision,
-        ),
         "seed": options.seed,
         "kind": options.format,
         "skip_existing": options.skip_existing,
@@ -282,7 +276,6 @@ def _check(options: argparse.Namespace) -> dict:
 
 
 def _separate(options: argparse.Namespace) -> int:
-    from latent_diffusion.pipeline.results import MEAN_AVERAGE, MEAN_PASSES, POSTERIOR_MEAN
     from utilities.songs import Tally, find_songs, load_model, separate_songs
 
     common, tally = _check(options), Tally()
@@ -291,11 +284,7 @@ def _separate(options: argparse.Namespace) -> int:
         raise ConfigError(f"{', '.join(options.inputs)}: expected audio files, found none")
     if songs:
         pipeline = load_model(options.model, options.device)
-        sampler = options.sampler or pipeline.suited_sampling(options.refine).sampler
-        average, passes = (MEAN_AVERAGE, MEAN_PASSES) if sampler == POSTERIOR_MEAN else (1, 1)
-        common["sampling"] = replace(
-            common["sampling"], sampler=sampler, average=options.average or average, passes=options.passes or passes
-        )
+        common["sampling"] = pipeline.suited_sampling(options.refine, **common.pop("asked"))
         try:
             separate_songs(
                 pipeline,
@@ -323,6 +312,7 @@ def _generate(options: argparse.Namespace) -> int:
             raise ConfigError("--free: found beside --tempo; give one of them")
         plan = Plan()
     pipeline = load_model(options.model, options.device)
+    common["sampling"] = pipeline.suited_sampling(**common.pop("asked"))
     made = generate_song(pipeline, seconds=options.seconds, continued=options.continued, plan=plan, **common)
     followed = None if options.continued else pipeline.plan_for(plan, options.seed)
     print(describe(made) + ("" if followed is None else f"\nplan: {followed}"))
@@ -334,6 +324,7 @@ def _arrange(options: argparse.Namespace) -> int:
 
     common, plan = _check(options), _plan(options)
     pipeline = load_model(options.model, options.device)
+    common["sampling"] = pipeline.suited_sampling(**common.pop("asked"))
     how = {"make": options.make, "guidance": options.guidance, "plan": plan}
     print(describe(arrange_song(pipeline, options.given, **how, **common)))
     return 0

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,16 +57,33 @@ class MultiTrackPipeline(LatentPipeline):
             parts[1].to(memory_format=torch.channels_last)
         return cls(*parts, scale.to(device), settings, mean.to(device))
 
-    def suited_sampling(self, refine: str = "none") -> SamplingSettings:
-        """What is sampled with where nothing else is asked for.
+    def suited_sampling(self, refine: str = "none", **asked: Any) -> SamplingSettings:
+        """What is sampled with, where nothing else is asked for. Here the defaults of command and Python are said.
+
+        Masks want the expected stems, and get them where the network can say them; what is to be heard itself is
+        sampled by deterministic DDIM.
 
         Args:
-            refine: "mask" for masks, which want the expected stems: those are taken from a network that can say them;
-                for what is to be heard itself, 50 steps of deterministic DDIM.
+            refine: "mask" or "none", as in `separate`.
+            asked: fields of `SamplingSettings` that the user gave.
+
+        Raises:
+            ConfigError: something was asked for that has no effect with the sampler.
         """
-        if refine == "mask" and self.schedule.settings.parameterization != "eps":
-            return SamplingSettings(POSTERIOR_MEAN, average=MEAN_AVERAGE, passes=MEAN_PASSES)
-        return SamplingSettings("ddim", steps=50, eta=0.0)
+        expects = refine == "mask" and self.schedule.settings.parameterization != "eps"
+        sampler = asked.pop("sampler", POSTERIOR_MEAN if expects else "ddim")
+        if sampler == POSTERIOR_MEAN:
+            for name in ("steps", "eta", "spacing"):
+                if name in asked:
+                    raise ConfigError(
+                        f"{name}: found {asked[name]}, but the sampler {POSTERIOR_MEAN} takes its one call at the last "
+                        f"timestep; leave {name} out, or choose another sampler"
+                    )
+            return replace(SamplingSettings(POSTERIOR_MEAN, average=MEAN_AVERAGE, passes=MEAN_PASSES), **asked)
+        suited = SamplingSettings(sampler, steps=50, eta=0.0)
+        if isinstance(self.settings.unet, StemTransformerSettings):
+            suited = replace(suited, steps=25, spacing="trailing" if sampler == "ddim" else None)
+        return replace(suited, **asked)
 
     # Whole waveforms.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.msgld.files import Run, save
+from tests.msgld.files import Run, few_steps, save
 from tests.tiny import model
 from utilities import cli
 
@@ -23,7 +23,7 @@ def run(weights: Path, capsys: pytest.CaptureFixture[str]) -> Run:
 
     def call(*arguments: object, quick: bool = True) -> tuple[int, str, str]:
         capsys.readouterr()
-        common = ("--model", weights, "--steps", 2, "--quiet", "--device", "cpu") if quick else ()
+        common = ("--model", weights, *few_steps(arguments), "--quiet", "--device", "cpu") if quick else ()
         status = cli.main([str(argument) for argument in (*arguments, *common)])
         captured = capsys.readouterr()
         return status, captured.out, captured.err

@@ -75,6 +75,9 @@ def test_guidance_as_typed() -> None:
         (("--guidance", "bass=nan"), "guidance scale: found {'bass': nan}, expected finite numbers"),
         (("--eta", "nan"), "eta: found nan, expected 0 or more"),
         (("--steps", "0"), "--steps: found 0"),
+        (("--steps", "8"), "steps: found 8, but the sampler mean takes its one call at the last timestep"),
+        (("--eta", "1"), "eta: found 1.0, but the sampler mean takes its one call"),
+        (("--spacing", "karras"), "spacing: found karras, but the sampler mean takes its one call"),
         (("--mask-exponent", "-1"), "mask exponent: found -1"),
         (("--mask-rounds", "-1"), "mask rounds: found -1"),
         (("--average", "0"), "average: found 0, expected at least 1"),
@@ -92,7 +95,7 @@ def test_unusable_options(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "song.wav", 0.1)
-    common = ("--model", weights, "--steps", 2, "--quiet", "--device", "cpu")
+    common = ("--model", weights, "--quiet", "--device", "cpu")
     status, out, err = run("separate", "song.wav", *common, *options, quick=False)
     assert status == 2 and not out
     (line,) = err.splitlines()
