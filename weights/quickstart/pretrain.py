@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import queue
 import sys
 import threading
@@ -181,14 +182,15 @@ def load_first_stage(name: str) -> FirstStage:
     return first_stage.requires_grad_(False).eval()
 
 
-def draw_task(coherent: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+def draw_task(coherent: Tensor, steps: int, separation: float = 0.3) -> tuple[Tensor, Tensor]:
     """Noise levels (B, S), -1 for stems that are given, and whether each item sees its mixture (B,).
 
-    Coherent items: 45 % generation, 25 % arrangement, 20 % separation, 10 % with a level for each stem. All others:
-    separation.
+    Of coherent items a share `separation` sees the mixture, a third of them with a level for each stem; of the others
+    64 % are generation and 36 % arrangement. Items that are not coherent are all separation.
     """
     items, device = len(coherent), coherent.device
     kind = torch.rand(items, device=device)
+    kind = torch.where(kind < 1 - separation, kind / (1 - separation) * 0.7, 1 - (1 - kind) / separation * 0.3)
     t = torch.randint(0, steps, (items, 1), device=device).expand(-1, STEMS)
     generation, arrangement = coherent & (kind < 0.45), coherent & (kind >= 0.45) & (kind < 0.7)
     mixed = ~(generation | arrangement)
@@ -223,8 +225,16 @@ def loss_of(network, schedule, z: Tensor, mixture: Tensor, plan: Tensor, t: Tens
 
 
 def learning_rate(done: float, step: int) -> float:
-    """Factor of the rate: rises over 300 steps, falls as a cosine over the time that there is."""
+    """Factor of the rate: rises over 300 steps, falls as a cosine over the part `done` of the time that there is."""
     return min(1.0, (step + 1) / 300) * (0.5 + 0.5 * math.cos(math.pi * min(1.0, done)))
+
+
+def save_state(file: Path, network: StemTransformer, average: list[Tensor], steppers: list, step: int) -> None:
+    """Write all that going on needs, whole or not at all."""
+    state = {"network": network.state_dict(), "average": average, "step": step}
+    state["steppers"] = [stepper.state_dict() for stepper in steppers]
+    torch.save(state, file.with_suffix(".partial"))
+    os.replace(file.with_suffix(".partial"), file)
 
 
 def optimisers(network: StemTransformer, rate: float, muon: bool) -> list[torch.optim.Optimizer]:
@@ -310,7 +320,13 @@ def train(arguments: argparse.Namespace) -> int:
     schedule = NoiseSchedule(DiffusionSettings(parameterization="v")).to(device)
     compiled = torch.compile(network) if arguments.compile else network
     steppers = optimisers(network, arguments.rate, arguments.muon)
-    began, step, log = time.time(), 0, (out / "log.csv").open("w")
+    began, step, log = time.time(), 0, (out / "log.csv").open("a")
+    if arguments.resume and (arguments.resume / "state.pt").is_file():
+        state = torch.load(arguments.resume / "state.pt", map_location=device, weights_only=True)
+        network.load_state_dict(state["network"])
+        average, step = state["average"], state["step"]
+        for stepper, stored in zip(steppers, state["steppers"], strict=True):
+            stepper.load_state_dict(stored)
     saved = told = began
     sums = torch.zeros(3, 2, device=device)
     print(
@@ -322,14 +338,15 @@ def train(arguments: argparse.Namespace) -> int:
         windows.add(arguments.fresh, arguments.remix)
         z, plan, coherent = windows.draw(arguments.batch)
         z = (z - mean) / std
-        t, mixed = draw_task(coherent, schedule.num_timesteps)
+        t, mixed = draw_task(coherent, schedule.num_timesteps, arguments.separation)
         with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
             losses = loss_of(
                 compiled, schedule, z[:, :STEMS], z[:, STEMS] * mixed[:, None, None, None], hide_plans(plan), t, weight
             )
         for stepper in steppers:
             for group in stepper.param_groups:
-                group["lr"] = arguments.rate * learning_rate(seconds / (arguments.minutes * 60), step)
+                done = 0.0 if arguments.constant else seconds / (arguments.minutes * 60)
+                group["lr"] = arguments.rate * learning_rate(done, step)
             stepper.zero_grad()
         losses.mean().backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -358,6 +375,8 @@ def train(arguments: argparse.Namespace) -> int:
             told = now
         if arguments.save_minutes and time.time() - saved > arguments.save_minutes * 60:
             save(out, network, average, mean[:, 0], 1 / std[:, 0], step, arguments.parts)
+            if arguments.constant:
+                save_state(out / "state.pt", network, average, steppers, step)
             saved = time.time()
     save(out, network, average, mean[:, 0], 1 / std[:, 0], step, arguments.parts)
     (out / "arguments.json").write_text(json.dumps({k: str(v) for k, v in vars(arguments).items()}, indent=1))
@@ -383,6 +402,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--depth", type=int, default=8)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--ema", type=float, default=0.999)
+    parser.add_argument(
+        "--separation",
+        type=float,
+        default=0.3,
+        help="share of songs that are separated (stems mixed at random all are)",
+    )
+    parser.add_argument("--constant", action="store_true", help="a constant rate, and all that resuming needs is kept")
     parser.add_argument("--muon", action="store_true")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--bf16", action="store_true")
