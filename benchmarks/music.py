@@ -1,7 +1,7 @@
 """Is what a model makes music? Generated songs, and drums and bass made for given stems, beside real music.
 
-    python -m benchmarks.music --model quickstart --data ../shared/real_stems/test [--items 24] [--json FILE]
-    python -m benchmarks.music --made FOLDER --data ../shared/real_stems/test
+    python -m benchmarks.music --model quickstart --data DIR [--items 24] [--json FILE]
+    python -m benchmarks.music --made FOLDER --data DIR
 
 The second judges songs that lie in FOLDER as <track>/<stem>.wav or .flac, whatever generated them, by their measures
 and Frechet distances. Intervals are of 95 %, from resampling songs.
