@@ -15,7 +15,7 @@ from latent_diffusion.plan import Plan
 REFINEMENTS = ("mask", "none")
 MASK_EXPONENT = 2.0  # of the mel magnitudes: 2 compares energies
 MEAN_MASK_EXPONENT = 1.2  # of expected stems, which hedge: their masks must be softer
-PLAN_SCALE = 2.0  # of the guidance by a plan
+PLAN_SCALE = 1.5  # of the guidance by a plan: more keeps stricter time and strays further from real songs
 MASK_ROUNDS = 2  # in which masks are sharpened beyond the width of mel bands
 MOST_MASK_ROUNDS = 20  # each looks further around; there is nothing to gain after the third
 
