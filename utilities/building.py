@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models import find_checkpoint
-from utilities.config import (
+
+from .config import (
     Config,
     augmentation,
     condition_dropout,
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from latent_diffusion.first_stage import FirstStage
     from latent_diffusion.musicldm import MusicLDM
     from latent_diffusion.tasks import Task
-    from utilities.data.datamodule import StemDataModule
+
+    from .data.datamodule import StemDataModule
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +40,8 @@ PUBLISHED_VOCODER = "hifigan-ckpt.ckpt"  # lies beside the VAE's file where the 
 
 def build_data(config: Config) -> StemDataModule:
     """The data module; folders are scanned when it is set up."""
-    from utilities.data.augmentation import Augmentation
-    from utilities.data.datamodule import StemDataModule
+    from .data.augmentation import Augmentation
+    from .data.datamodule import StemDataModule
 
     p, changes = config.data.params, augmentation(config)
     training = config.mode in ("train", "validate_and_train")

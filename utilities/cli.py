@@ -12,8 +12,9 @@ from pathlib import Path
 from latent_diffusion.errors import ConfigError, MSGLDError
 from latent_diffusion.models import DEFAULT_MODEL, names_here
 from latent_diffusion.plan import Plan
-from utilities.arguments import Parser, given_name, given_path
-from utilities.cli_results import add_commands
+
+from .arguments import Parser, given_name, given_path
+from .cli_results import add_commands
 
 SAMPLING = (  # options that are fields of `SamplingSettings`
     *("sampler", "steps", "eta", "batch_size", "overlap", "average", "passes", "spacing"),
@@ -276,7 +277,7 @@ def _check(options: argparse.Namespace) -> dict:
 
 
 def _separate(options: argparse.Namespace) -> int:
-    from utilities.songs import Tally, find_songs, load_model, separate_songs
+    from .songs import Tally, find_songs, load_model, separate_songs
 
     common, tally = _check(options), Tally()
     songs = find_songs(options.inputs, options.out, tally)
@@ -304,7 +305,7 @@ def _separate(options: argparse.Namespace) -> int:
 
 
 def _generate(options: argparse.Namespace) -> int:
-    from utilities.songs import describe, generate_song, load_model
+    from .songs import describe, generate_song, load_model
 
     common, plan = _check(options), _plan(options)
     if options.free:
@@ -320,7 +321,7 @@ def _generate(options: argparse.Namespace) -> int:
 
 
 def _arrange(options: argparse.Namespace) -> int:
-    from utilities.songs import arrange_song, describe, load_model
+    from .songs import arrange_song, describe, load_model
 
     common, plan = _check(options), _plan(options)
     pipeline = load_model(options.model, options.device)

@@ -39,8 +39,9 @@ from tqdm import tqdm
 from latent_diffusion.errors import ConfigError, DataError, MSGLDError
 from latent_diffusion.first_stage import FirstStage
 from latent_diffusion.pipeline import mix
-from utilities.data.latent_store import LatentStore, contents_of, describe_key, state_of
-from utilities.data.stems import StemDataset, Track, read_stems
+
+from .latent_store import LatentStore, contents_of, describe_key, state_of
+from .stems import StemDataset, Track, read_stems
 
 log = logging.getLogger(__name__)
 
@@ -343,7 +344,7 @@ def main(arguments: list[str] | None = None) -> int:
         store, encoder, dataset, failed = _build_for(options.config, options.overrides, options.workers)
         print(f"latent cache: {store.folder}, {len(dataset.tracks) - len(failed)} tracks")
         if options.check:
-            from utilities.data.latent_check import compare, report
+            from .latent_check import compare, report
 
             usable = [track for track in dataset.tracks if track.name not in failed]
             print(report(compare(store, encoder, usable)))
@@ -356,8 +357,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _build_for(
     path: str, overrides: Sequence[str], workers: int
 ) -> tuple[LatentStore, TrackEncoder, StemDataset, dict[str, str]]:
-    from utilities.building import load_first_stage_encoder
-    from utilities.config import latent_cache, load_config, model_settings
+    from ..building import load_first_stage_encoder
+    from ..config import latent_cache, load_config, model_settings
 
     config = load_config(path, overrides)
     folder, p = latent_cache(config), config.data.params
@@ -376,7 +377,7 @@ def _build_for(
 
 def encoding_device(config: Any) -> str:
     """The device of this process of the run that `config` describes: "cpu", "mps" or "cuda:<number>"."""
-    from utilities.config import resolve_accelerator, resolve_devices
+    from ..config import resolve_accelerator, resolve_devices
 
     accelerator = resolve_accelerator(config)
     if accelerator == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available()):
