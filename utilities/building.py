@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ from .config import (
     kind,
     mel_settings,
     model_settings,
+    resolve_accelerator,
+    resolve_devices,
     task_name,
     vocoder_settings,
     vocoder_weights,
@@ -246,3 +249,16 @@ def first_stage_files(config: Config) -> tuple[Path, Path | None]:
             "the VAE's file, expected the weights of a trained vocoder"
         )
     return vae, beside
+
+
+def encoding_device(config: Config) -> str:
+    """The device of this process of the run that `config` describes: "cpu", "mps" or "cuda:<number>"."""
+    import torch
+
+    accelerator = resolve_accelerator(config)
+    if accelerator == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        return "cpu"
+    if not torch.cuda.is_available():
+        return "mps"
+    devices, rank = resolve_devices(config, accelerator), int(os.environ.get("LOCAL_RANK", 0))
+    return f"cuda:{devices[rank] if isinstance(devices, list) else rank}"

@@ -20,7 +20,7 @@ from latent_diffusion.checkpoints import expect_kind, read_weights
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models import find_checkpoint
 
-from .building import build_data, build_model, load_initial_weights, other_vocoder
+from .building import build_data, build_model, encoding_device, load_initial_weights, other_vocoder
 from .config import Config, kind, latent_cache, require_data, resolve_accelerator, resolve_devices
 from .data.datamodule import train_loader
 from .files import safe_name, whole_file
@@ -315,7 +315,7 @@ def read_cached_latents(
     """
     from latent_diffusion.checkpoints import load_autoencoder
 
-    from .data.latents import encoding_device, latent_dataset
+    from .data.latents import latent_dataset
 
     if checkpoint:  # Lightning restores its weights too, but later
         load_autoencoder(model.first_stage_model, checkpoint)
