@@ -43,9 +43,10 @@ demo: env ## compose music, separate, generate and arrange with the shipped mode
 	@$(PYTHON) -m utilities.report.listing $(DEMO)/runs
 	@echo "hear  $(DEMO)/stems/<song>/{bass,drums,guitar,piano}.wav, which add up to the mixture"
 
-lint: env ## check the code with ruff: rules and format
+lint: env ## check the code: rules and format with ruff, the layers with import-linter
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -c 'from importlinter.cli import lint_imports_command as run; run()' --no-cache --no-logo
 
 test: lint ## run the linter and all tests
 	$(PYTHON) -m pytest $(PYTEST_ARGS)
