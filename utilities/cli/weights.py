@@ -20,28 +20,16 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     add("file", type=given_name, metavar="FILE", help="a .safetensors or .ckpt file")
     formats = "NAME.safetensors writes the format of this project, NAME.ckpt the published layout"
     add("--to", type=given_name, required=True, metavar="FILE", help=formats)
-    add_conversion(convert)
+    keep = "both keeps every tensor (default); ema keeps only the averaged network, and raw only the network as "
+    keep += "trained, which is enough for inference and makes a smaller file"
+    add("--weights", choices=("both", "ema", "raw"), default="both", help=keep)
+    half = "store the networks in 16 bit: half the size, read as 32 bit, less exact"
+    add("--half", action="store_true", help=half)
+    add("--vocoder", type=given_name, metavar="FILE", help="put the vocoder of this file into an MSG-LD model")
+    add("--force", action="store_true", help="replace the file if it exists")
     convert.set_defaults(run=_convert)
     for command in (inspect, convert):
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-
-
-def add_conversion(parser: argparse._ActionsContainer) -> None:
-    """The options that say how weights are converted."""
-    parser.add_argument(
-        "--weights",
-        choices=("both", "ema", "raw"),
-        default="both",
-        help="both keeps every tensor (default); ema keeps only the averaged network, and raw only the network as "
-        "trained, which is enough for inference and makes a smaller file",
-    )
-    parser.add_argument(
-        "--half", action="store_true", help="store the networks in 16 bit: half the size, read as 32 bit, less exact"
-    )
-    parser.add_argument(
-        "--vocoder", type=given_name, metavar="FILE", help="put the vocoder of this file into an MSG-LD model"
-    )
-    parser.add_argument("--force", action="store_true", help="replace the file if it exists")
 
 
 def _inspect(options: argparse.Namespace) -> int:
