@@ -46,9 +46,10 @@ demo: env ## compose music, separate, generate and arrange with the shipped mode
 quickstart-model: env ## make the shipped model anew (a GPU, Debian packages: see weights/quickstart/make.sh)
 	PYTHON=$(PYTHON) sh weights/quickstart/make.sh
 
-lint: env ## check the code with ruff: rules and format
+lint: env ## check the code: rules and format with ruff, the layers with import-linter
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -c 'from importlinter.cli import lint_imports_command as run; run()' --no-cache --no-logo
 
 test: lint ## run the linter and all tests
 	$(PYTHON) -m pytest $(PYTEST_ARGS)

@@ -31,9 +31,6 @@ examples
   python train_musicldm.py --config config/quickstart/train.yaml --dry-run
   python train_musicldm.py --config config/quickstart/train.yaml trainer.max_steps=2000 seed=1
   python train_musicldm.py --config config/quickstart/train.yaml trainer.resume=runs/quickstart/<run folder>
-  python train_musicldm.py --inspect last.ckpt
-  python train_musicldm.py --convert last.ckpt --to model.safetensors --weights ema --half
-  python train_musicldm.py --convert model.safetensors --to published_layout.ckpt
 """
 
 
@@ -44,10 +41,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     work = parser.add_mutually_exclusive_group(required=True)
     work.add_argument("--config", metavar="FILE", help="YAML configuration")
-    work.add_argument(
-        "--inspect", metavar="FILE", help="say what a weights file is, and the configuration that fits it"
-    )
-    work.add_argument("--convert", metavar="FILE", help="write a weights file anew, in the format that --to names")
+    work.add_argument("--inspect", metavar="FILE", help="say what a weights file is; now the command `msgld inspect`")
+    work.add_argument("--convert", metavar="FILE", help="write weights in another format; now `msgld convert`")
     parser.add_argument(
         "--to",
         metavar="FILE",
@@ -87,6 +82,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.inspect or options.convert:
             from utilities import weights
 
+            old, new = ("inspect", "inspect FILE") if options.inspect else ("convert", "convert FILE --to FILE")
+            print(f"note: --{old} FILE is now the command `msgld {new}`", file=sys.stderr)
             chosen = (options.convert, options.to, options.weights, options.half, options.force, options.vocoder)
             print(weights.describe_weights(options.inspect) if options.inspect else weights.convert(*chosen))
             return 0

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from latent_diffusion.errors import CheckpointError
 
-WEIGHTS = Path(__file__).resolve().parent.parent / "weights"  # <name>/model.safetensors, in a clone as when installed
+_INSTALLED = Path(__file__).resolve().parent / "weights"
+# <name>/model.safetensors: a wheel has them inside this package, a clone has them beside it
+WEIGHTS = _INSTALLED if _INSTALLED.is_dir() else _INSTALLED.parents[1] / "weights"
 DEFAULT_MODEL = "quickstart"
 SUFFIXES = ("*.safetensors", "*.ckpt")
 

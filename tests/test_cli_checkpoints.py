@@ -21,6 +21,7 @@ from tests import tiny
 from tests.latent_diffusion.test_bad_weights import BAD, Payload
 from tests.latent_diffusion.test_checkpoints import TINY, VOCODER, published, vae_file
 from tests.latent_diffusion.test_spectral import checkpoint as spectral_checkpoint
+from utilities import cli
 from utilities.config import autoencoder_settings, kind, load_config, model_settings, vocoder_settings
 from utilities.weights import snippet
 
@@ -120,6 +121,23 @@ def test_a_payload_ends_with_one_line(capsys, tmp_path: Path) -> None:
     torch.save(published() | {"hyper_parameters": Payload(marker)}, path)
     assert "run code when read" in refusal(capsys, "--inspect", path)
     assert not marker.exists()
+
+
+def test_the_old_options_and_the_new_commands_do_the_same(capsys, tmp_path: Path) -> None:
+    old, new = tmp_path / "old.safetensors", tmp_path / "new.safetensors"
+    assert cli.main(["inspect", str(TINY)]) == 0
+    shown = capsys.readouterr()
+    assert train_musicldm.main(["--inspect", str(TINY)]) == 0
+    before = capsys.readouterr()
+    assert before.out == shown.out and not shown.err
+    assert before.err == "note: --inspect FILE is now the command `msgld inspect FILE`\n"
+    choice = ["--weights", "ema", "--half"]
+    assert cli.main(["convert", str(TINY), "--to", str(new), *choice]) == 0
+    assert train_musicldm.main(["--convert", str(TINY), "--to", str(old), *choice]) == 0
+    assert "`msgld convert FILE --to FILE`" in capsys.readouterr().err
+    assert old.read_bytes() == new.read_bytes()
+    assert cli.main(["convert", str(TINY), "--to", str(new)]) == 2
+    assert "--force" in capsys.readouterr().err
 
 
 # ---- a published configuration with a published checkpoint

@@ -190,7 +190,8 @@ def write_constraints(root: Path = ROOT) -> None:
         listed.write_text("\n".join(requirements(root)) + "\n", encoding="utf-8")
         execute([sys.executable, "-m", "venv", str(Path(folder) / "venv")])
         execute([python, "-m", "pip", "--disable-pip-version-check", "install", "-r", str(listed)])
-        frozen = subprocess.run([python, "-m", "pip", "freeze"], check=True, capture_output=True, text=True).stdout
+        freeze = [python, "-m", "pip", "freeze", "--all", "--exclude", "pip"]  # --all: setuptools, too
+        frozen = subprocess.run(freeze, check=True, capture_output=True, text=True).stdout
     header = LOCK_HEADER.format(
         python="{}.{}".format(*sys.version_info), platform=f"{sys.platform} {os.uname().machine}"
     )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models import find_checkpoint
-from utilities.config import (
+
+from .config import (
     Config,
     augmentation,
     condition_dropout,
@@ -18,6 +20,8 @@ from utilities.config import (
     kind,
     mel_settings,
     model_settings,
+    resolve_accelerator,
+    resolve_devices,
     task_name,
     vocoder_settings,
     vocoder_weights,
@@ -29,7 +33,8 @@ if TYPE_CHECKING:
     from latent_diffusion.first_stage import FirstStage
     from latent_diffusion.musicldm import MusicLDM
     from latent_diffusion.tasks import Task
-    from utilities.data.datamodule import StemDataModule
+
+    from .data.datamodule import StemDataModule
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +43,8 @@ PUBLISHED_VOCODER = "hifigan-ckpt.ckpt"  # lies beside the VAE's file where the 
 
 def build_data(config: Config) -> StemDataModule:
     """The data module; folders are scanned when it is set up."""
-    from utilities.data.augmentation import Augmentation
-    from utilities.data.datamodule import StemDataModule
+    from .data.augmentation import Augmentation
+    from .data.datamodule import StemDataModule
 
     p, changes = config.data.params, augmentation(config)
     training = config.mode in ("train", "validate_and_train")
@@ -244,3 +249,16 @@ def first_stage_files(config: Config) -> tuple[Path, Path | None]:
             "the VAE's file, expected the weights of a trained vocoder"
         )
     return vae, beside
+
+
+def encoding_device(config: Config) -> str:
+    """The device of this process of the run that `config` describes: "cpu", "mps" or "cuda:<number>"."""
+    import torch
+
+    accelerator = resolve_accelerator(config)
+    if accelerator == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        return "cpu"
+    if not torch.cuda.is_available():
+        return "mps"
+    devices, rank = resolve_devices(config, accelerator), int(os.environ.get("LOCAL_RANK", 0))
+    return f"cuda:{devices[rank] if isinstance(devices, list) else rank}"

@@ -24,10 +24,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from latent_diffusion.errors import ConfigError
-from utilities.config_reader import KeyDoc, Reader, key_docs
-from utilities.config_schema import Config
-from utilities.config_schema_model import AdversarialTrainingParams
-from utilities.config_settings import (
+
+from .config_reader import KeyDoc, Reader, key_docs
+from .config_schema import Config
+from .config_schema_model import AdversarialTrainingParams
+from .config_settings import (
     augmentation,
     autoencoder_settings,
     condition_dropout,
@@ -40,7 +41,7 @@ from utilities.config_settings import (
     vocoder_settings,
     vocoder_weights,
 )
-from utilities.registry import PUBLISHED_TARGETS
+from .registry import PUBLISHED_TARGETS
 
 __all__ = [
     "Config",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from utilities.config import KeyDoc, key_docs
+from .config import KeyDoc, key_docs
 
 TITLES = {
     "msgld": "MSG-LD (`model.target: latent_diffusion.musicldm.MusicLDM`)",

@@ -11,11 +11,12 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from latent_diffusion.errors import ConfigError
-from utilities import config_schema as schema
-from utilities import config_schema_model as model_schema
-from utilities.config_published import FIRST_STAGE, WITHOUT_EFFECT, WithoutEffect
-from utilities.config_schema import Config
-from utilities.registry import lookup
+
+from . import config_schema as schema
+from . import config_schema_model as model_schema
+from .config_published import FIRST_STAGE, WITHOUT_EFFECT, WithoutEffect
+from .config_schema import Config
+from .registry import lookup
 
 MODEL_KINDS = {
     "msgld": "msgld",

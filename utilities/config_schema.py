@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from utilities.config_schema_model import UNSET, ModelConfig, key
+from .config_schema_model import UNSET, ModelConfig, key
 
 MODES = ("train", "validate_and_train", "validate", "test")
 TASKS = ("separation", "generation", "arrangement")

@@ -17,10 +17,11 @@ from latent_diffusion.settings import (
     UNetSettings,
     VocoderSettings,
 )
-from utilities.config_reader import MODEL_KINDS
-from utilities.config_schema import Config
-from utilities.config_schema_model import FirstStageParams, UNetParams
-from utilities.registry import lookup
+
+from .config_reader import MODEL_KINDS
+from .config_schema import Config
+from .config_schema_model import FirstStageParams, UNetParams
+from .registry import lookup
 
 CONDITION_DROPOUT = 0.1  # published
 

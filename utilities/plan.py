@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from utilities.building import build_model
-from utilities.config import Config, kind, latent_cache, model_settings, resolve_accelerator, task_name
-from utilities.runs import TRAINING_MODES, checkpoint_of, parameter_count, run_folder, scan_data, take_weights
+from .building import build_model
+from .config import Config, kind, latent_cache, model_settings, resolve_accelerator, task_name
+from .runs import TRAINING_MODES, checkpoint_of, parameter_count, run_folder, scan_data, take_weights
 
 
 def describe(config: Config) -> str:

@@ -35,13 +35,13 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from utilities.audio import write_wav
-from utilities.evaluation.embeddings import load_embedding
-from utilities.evaluation.folders import stem_folder
-from utilities.evaluation.metrics import MetricTable, log_mel_mse, track_of, write_metrics
-from utilities.evaluation.scores import Scores, Side, score_table, write_rows
-from utilities.files import safe_name, whole_file
-from utilities.report.pictures import PictureRow, draw_log_mels
+from .audio import write_wav
+from .evaluation.embeddings import load_embedding
+from .evaluation.folders import stem_folder
+from .evaluation.metrics import MetricTable, log_mel_mse, track_of, write_metrics
+from .evaluation.scores import Scores, Side, score_table, write_rows
+from .files import safe_name, whole_file
+from .report.pictures import PictureRow, draw_log_mels
 
 log = logging.getLogger(__name__)
 

@@ -19,18 +19,19 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from latent_diffusion.checkpoints import expect_kind, read_weights
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.models import find_checkpoint
-from utilities.building import build_data, build_model, load_initial_weights, other_vocoder
-from utilities.config import Config, kind, latent_cache, require_data, resolve_accelerator, resolve_devices
-from utilities.data.datamodule import train_loader
-from utilities.files import safe_name, whole_file
-from utilities.report.render import write_run_report
-from utilities.results import ResultWriter
-from utilities.training_view import TrainingView, ValidationAudio
+
+from .building import build_data, build_model, encoding_device, load_initial_weights, other_vocoder
+from .config import Config, kind, latent_cache, require_data, resolve_accelerator, resolve_devices
+from .data.datamodule import train_loader
+from .files import safe_name, whole_file
+from .report.render import write_run_report
+from .results import ResultWriter
+from .training_view import TrainingView, ValidationAudio
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from utilities.data.datamodule import StemDataModule
+    from .data.datamodule import StemDataModule
 
 log = logging.getLogger(__name__)
 
@@ -313,7 +314,8 @@ def read_cached_latents(
         DataError: no track can be encoded.
     """
     from latent_diffusion.checkpoints import load_autoencoder
-    from utilities.data.latents import encoding_device, latent_dataset
+
+    from .data.latents import latent_dataset
 
     if checkpoint:  # Lightning restores its weights too, but later
         load_autoencoder(model.first_stage_model, checkpoint)

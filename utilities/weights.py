@@ -18,7 +18,8 @@ from latent_diffusion.settings import (
     UNetSettings,
     VocoderSettings,
 )
-from utilities.config_schema import dump_yaml
+
+from .config_schema import dump_yaml
 
 TARGETS = {
     "msgld": "latent_diffusion.musicldm.MusicLDM",

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import soundfile
 
+import latent_diffusion
 from latent_diffusion.musicldm import MusicLDM
 from latent_diffusion.settings import VocoderSettings
 from tests.msgld.files import Run, names, read, save, write
 from tests.tiny import MEL, STEMS, settings
 from utilities import cli
+from utilities.cli.arguments import argparse, guidance
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -29,7 +31,14 @@ def test_help_is_quick() -> None:
     )
     assert time.monotonic() - start < 3
     assert shown.returncode == 0 and not shown.stderr
-    assert all(word in shown.stdout for word in ("separate", "generate", "arrange"))
+    groups = ("separate", "generate", "arrange", "evaluate", "compare", "report", "inspect", "convert", "latents")
+    assert all(f"\n    {command} " in shown.stdout for command in groups)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--version"])
+    assert stopped.value.code == 0 and capsys.readouterr().out == f"msgld {latent_diffusion.__version__}\n"
 
 
 @pytest.mark.parametrize(
@@ -55,10 +64,10 @@ def test_bad_use(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str])
 
 
 def test_guidance_as_typed() -> None:
-    assert cli.guidance("2.5") == 2.5 and cli.guidance("bass=2, drums=0") == {"bass": 2.0, "drums": 0.0}
+    assert guidance("2.5") == 2.5 and guidance("bass=2, drums=0") == {"bass": 2.0, "drums": 0.0}
     for text in ("loud", "bass=", "bass=2,drums", "bass=1=2"):
-        with pytest.raises(cli.argparse.ArgumentTypeError, match="expected a number, or bass=2"):
-            cli.guidance(text)
+        with pytest.raises(argparse.ArgumentTypeError, match="expected a number, or bass=2"):
+            guidance(text)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.musicldm import MusicLDM, TrainingSettings
 from tests.tiny import MEL, STEMS, config, model, write_config, write_first_stage, write_songs
 from train_musicldm import main as train_main
+from utilities import cli
 from utilities.config import load_config
 from utilities.data import latents
 from utilities.data.datamodule import train_loader
@@ -387,11 +388,11 @@ def test_the_module_and_the_dataset_refuse_it_too(songs: StemDataset, store: Lat
 
 def test_the_command(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cache = f"data.params.latent_cache={tmp_path / 'cache'}"
-    assert latents.main(["--config", str(root / "train.yaml")]) == 2
+    assert cli.main(["latents", "--config", str(root / "train.yaml")]) == 2
     assert "data.params.latent_cache: found nothing" in capsys.readouterr().err
-    assert latents.main(["--config", str(root / "train.yaml"), cache, "--workers", "0"]) == 2
+    assert cli.main(["latents", "--config", str(root / "train.yaml"), cache, "--workers", "0"]) == 2
     assert "--workers: found 0" in capsys.readouterr().err
-    assert latents.main(["--config", str(root / "train.yaml"), cache, "--check"]) == 0
+    assert cli.main(["latents", "--config", str(root / "train.yaml"), cache, "--check"]) == 0
     out = capsys.readouterr().out
     assert "2 tracks" in out and "inside" in out and "half precision" in out
     assert len(list(tmp_path.glob("cache/*/*.safetensors"))) == 2

@@ -19,8 +19,9 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from latent_diffusion.errors import DataError
 from latent_diffusion.settings import MelSettings
-from utilities.data.augmentation import Augmentation
-from utilities.data.stems import StemDataset
+
+from .augmentation import Augmentation
+from .stems import StemDataset
 
 log = logging.getLogger(__name__)
 

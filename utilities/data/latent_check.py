@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from utilities.data.latent_store import LatentStore
-    from utilities.data.latents import TrackEncoder
-    from utilities.data.stems import Track
+from .latent_store import LatentStore
+from .latents import TrackEncoder
+from .stems import Track
 
 CROPS = 32
 

@@ -1,6 +1,6 @@
 """Latents that are encoded once: training reads posteriors of whole tracks instead of encoding at every step.
 
-    python -m utilities.data.latents --config FILE [key=value ...] [--workers N] [--check]
+    msgld latents --config FILE [key=value ...] [--workers N] [--check]
 
 makes what is missing in the folder `data.params.latent_cache`; a training does the same by itself. It may be stopped at
 any time and run by several processes or machines at once. What is kept is the posterior, mean and log-variance: every
@@ -14,7 +14,6 @@ normalisation and attention look at the whole window, so a crop is close to that
 
 from __future__ import annotations
 
-import argparse
 import copy
 import hashlib
 import json
@@ -22,7 +21,6 @@ import logging
 import multiprocessing
 import os
 import pickle
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -36,11 +34,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from latent_diffusion.errors import ConfigError, DataError, MSGLDError
+from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.first_stage import FirstStage
 from latent_diffusion.pipeline import mix
-from utilities.data.latent_store import LatentStore, contents_of, describe_key, state_of
-from utilities.data.stems import StemDataset, Track, read_stems
+
+from .latent_store import LatentStore, contents_of, describe_key, state_of
+from .stems import StemDataset, Track, read_stems
 
 log = logging.getLogger(__name__)
 
@@ -323,69 +322,5 @@ def _encode_in_worker(track: Track) -> Result:
     return _encode_track(_worker["store"], _worker["encoder"], track)
 
 
-# ---- the command
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Make or check the latent cache of a configuration; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", metavar="FILE", required=True, help="YAML configuration of an MSG-LD")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a key of the configuration")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that encode (default 1)")
-    parser.add_argument("--check", action="store_true", help="also compare random crops with windows encoded alone")
-    options = parser.parse_intermixed_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    logging.getLogger("utilities").setLevel(logging.INFO)
-    log.setLevel(logging.INFO)  # this module's name is __main__ where it is the command
-    try:
-        if options.workers < 1:
-            raise ConfigError(f"--workers: found {options.workers}, expected 1 or more")
-        store, encoder, dataset, failed = _build_for(options.config, options.overrides, options.workers)
-        print(f"latent cache: {store.folder}, {len(dataset.tracks) - len(failed)} tracks")
-        if options.check:
-            from utilities.data.latent_check import compare, report
-
-            usable = [track for track in dataset.tracks if track.name not in failed]
-            print(report(compare(store, encoder, usable)))
-    except MSGLDError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def _build_for(
-    path: str, overrides: Sequence[str], workers: int
-) -> tuple[LatentStore, TrackEncoder, StemDataset, dict[str, str]]:
-    from utilities.building import load_first_stage_encoder
-    from utilities.config import latent_cache, load_config, model_settings
-
-    config = load_config(path, overrides)
-    folder, p = latent_cache(config), config.data.params
-    if folder is None:
-        raise ConfigError(f"{path}: data.params.latent_cache: found nothing, expected the folder to keep latents in")
-    if not p.path.train_data:
-        raise ConfigError(f"{path}: data.params.path.train_data: found nothing, expected a folder of tracks")
-    settings = model_settings(config)
-    dataset = StemDataset(p.path.train_data, settings.stems, settings.mel, shift=True)
-    first_stage = FirstStage(settings)
-    load_first_stage_encoder(config, first_stage)
-    encoder = TrackEncoder(first_stage, encoding_device(config))
-    store = latent_store(encoder, dataset.stems, folder)
-    return store, encoder, dataset, build(store, encoder, dataset.tracks, workers)
-
-
-def encoding_device(config: Any) -> str:
-    """The device of this process of the run that `config` describes: "cpu", "mps" or "cuda:<number>"."""
-    from utilities.config import resolve_accelerator, resolve_devices
-
-    accelerator = resolve_accelerator(config)
-    if accelerator == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available()):
-        return "cpu"
-    if not torch.cuda.is_available():
-        return "mps"
-    devices, rank = resolve_devices(config, accelerator), int(os.environ.get("LOCAL_RANK", 0))
-    return f"cuda:{devices[rank] if isinstance(devices, list) else rank}"
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit("error: this command is now `msgld latents --config FILE [key=value ...] [--workers N] [--check]`")

@@ -74,10 +74,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from .evaluation.evaluate import Options, evaluate
-    from .evaluation.folders import newest_results
-    from .evaluation.metrics import write_metrics
-    from .evaluation.scores import score_table, write_rows
+    from ..evaluation.evaluate import Options, evaluate
+    from ..evaluation.folders import newest_results
+    from ..evaluation.metrics import write_metrics
+    from ..evaluation.scores import score_table, write_rows
 
     items = _items(options)
     if options.items is not None and not options.report:
@@ -95,8 +95,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         if found.rows:
             write_rows(out / "metrics.csv", found.rows)
         if options.report:
-            from .report.collect import evaluation_page
-            from .report.render import write_page
+            from ..report.collect import evaluation_page
+            from ..report.render import write_page
 
             write_page(out / "report.html", evaluation_page(found, options.est, items))
 
@@ -111,8 +111,8 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from .evaluation.compare import compare, comparison_table, read_scored
-    from .report.render import write_comparison
+    from ..evaluation.compare import compare, comparison_table, read_scored
+    from ..report.render import write_comparison
 
     first, second = read_scored(options.first), read_scored(options.second)
     differences = compare(first, second, options.seed)
@@ -123,8 +123,8 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from .report.collect import report_page
-    from .report.render import write_page
+    from ..report.collect import report_page
+    from ..report.render import write_page
 
     out = options.out or options.folder / "report.html"
     page = report_page(options.folder, options.ref, options.mixture, _items(options))
