@@ -31,7 +31,7 @@ from benchmarks.published import PublishedPipeline, as_published
 from benchmarks.separation import parse_variant, read_track
 from latent_diffusion.errors import MSGLDError
 from latent_diffusion.first_stage import FirstStage
-from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings
+from latent_diffusion.inference import MultiTrackPipeline, SamplingSettings
 from latent_diffusion.resampling import resample
 from latent_diffusion.settings import MelSettings, ModelSettings
 from latent_diffusion.unet import UNet3d

@@ -61,8 +61,8 @@ from benchmarks.measures import (
 )
 from latent_diffusion.errors import ConfigError, DataError, MSGLDError
 from latent_diffusion.first_stage import LogMel
+from latent_diffusion.inference import MultiTrackPipeline, SamplingSettings, mix
 from latent_diffusion.models import DEFAULT_MODEL, find_checkpoint
-from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings, mix
 from latent_diffusion.settings import MelSettings, ModelSettings
 from latent_diffusion.tasks import Arrangement, Generation, Task
 from utilities.data.stems import StemDataset

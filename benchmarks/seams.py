@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.separation import read_track
-from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings, mask_mixture
-from latent_diffusion.pipeline.windows import Windows, cut_windows
+from latent_diffusion.inference import MultiTrackPipeline, SamplingSettings, mask_mixture
+from latent_diffusion.inference.windows import Windows, cut_windows
 from latent_diffusion.resampling import resample
 from latent_diffusion.tasks import Separation
 from utilities.evaluation.metrics import bootstrap_interval, si_sdr_improvement

@@ -45,9 +45,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from latent_diffusion.errors import ConfigError, DataError, MSGLDError
-from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings, mask_mixture
-from latent_diffusion.pipeline.sections import Job, run_sections
-from latent_diffusion.pipeline.windows import Windows
+from latent_diffusion.inference import MultiTrackPipeline, SamplingSettings, mask_mixture
+from latent_diffusion.inference.sections import Job, run_sections
+from latent_diffusion.inference.windows import Windows
 from latent_diffusion.resampling import resample
 from latent_diffusion.tasks import MASK_ROUNDS, Separation
 from utilities.audio import read_audio

@@ -10,7 +10,7 @@ __all__ = ["MultiTrackPipeline", "SamplingSettings"]
 def __getattr__(name: str) -> Any:
     """The names above, imported when they are asked for: `import latent_diffusion` alone stays quick."""
     if name in __all__:
-        from latent_diffusion import pipeline
+        from latent_diffusion import inference
 
-        return getattr(pipeline, name)
+        return getattr(inference, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

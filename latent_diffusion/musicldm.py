@@ -33,9 +33,9 @@ from latent_diffusion.diffusion.loss import LossSettings, diffusion_loss
 from latent_diffusion.ema import EMA
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.first_stage import DiagonalGaussian, FirstStage
+from latent_diffusion.inference import MultiTrackPipeline, SamplingSettings
 from latent_diffusion.networks import build_network
 from latent_diffusion.noise import NoiseSource
-from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings
 from latent_diffusion.plan import drawn_plan
 from latent_diffusion.rates import rate_factor
 from latent_diffusion.settings import ModelSettings, StemTransformerSettings

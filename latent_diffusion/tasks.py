@@ -63,7 +63,7 @@ class Separation(Task):
         refine: "mask" for waveforms cut out of the mixture itself by the stems' log-mels, which sum to it; "none", as
             published, for what the vocoder makes of the log-mels.
         mask_exponent: of the magnitudes that the masks compare; more decides harder. None for what suits the sampler.
-        mask_rounds: in which the masks are sharpened (see `pipeline.kernels`); 0: as wide as mel bands.
+        mask_rounds: in which the masks are sharpened (see `inference.median_filters`); 0: as wide as mel bands.
     """
 
     refine: str = "none"

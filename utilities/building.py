@@ -74,8 +74,8 @@ def build_model(config: Config) -> pl.LightningModule:
 
 def _build_msgld(config: Config) -> MusicLDM:
     from latent_diffusion.diffusion.loss import LossSettings
+    from latent_diffusion.inference import SamplingSettings
     from latent_diffusion.musicldm import EvaluationSettings, MusicLDM, TrainingSettings
-    from latent_diffusion.pipeline import SamplingSettings
 
     p, e = config.model.params, config.model.params.evaluation_params
     if e.n_candidates_per_samples > 1:

@@ -251,7 +251,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _check(options: argparse.Namespace) -> dict:
     """The options that every command hands on, and those of sampling; checked before a model is loaded."""
     from latent_diffusion.diffusion import SAMPLERS, SPACINGS
-    from latent_diffusion.pipeline.results import POSTERIOR_MEAN, SamplingSettings
+    from latent_diffusion.inference.results import POSTERIOR_MEAN, SamplingSettings
 
     samplers = [*SAMPLERS, *([POSTERIOR_MEAN] if options.command == "separate" else [])]
     if options.sampler not in (None, *samplers):

@@ -15,9 +15,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from latent_diffusion.errors import ConfigError, DataError
+from latent_diffusion.inference import MultiTrackPipeline, SamplingSettings
+from latent_diffusion.inference.hearing import MonoSource
 from latent_diffusion.models import find_checkpoint
-from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings
-from latent_diffusion.pipeline.hearing import MonoSource
 from latent_diffusion.plan import Plan
 from latent_diffusion.tasks import MASK_ROUNDS
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings
-from latent_diffusion.pipeline.hearing import MonoSource, level_of
-from latent_diffusion.pipeline.inputs import ArraySource
+from latent_diffusion.inference import MultiTrackPipeline, SamplingSettings
+from latent_diffusion.inference.hearing import MonoSource, level_of
+from latent_diffusion.inference.inputs import ArraySource
 from tests.tiny import MEL, STEMS, pipeline, tones
 
 FAST = SamplingSettings(steps=2, batch_size=2)

@@ -11,8 +11,8 @@ import torchaudio
 from torch import Tensor
 
 from latent_diffusion.errors import ConfigError, DataError
-from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings, mix
-from latent_diffusion.pipeline.windows import cut_windows, join_windows
+from latent_diffusion.inference import MultiTrackPipeline, SamplingSettings, mix
+from latent_diffusion.inference.windows import cut_windows, join_windows
 from latent_diffusion.tasks import Arrangement, Generation, Separation, make_task
 from tests.tiny import MEL, STEMS, pipeline, tones
 

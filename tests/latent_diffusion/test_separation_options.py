@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from latent_diffusion.errors import ConfigError
+from latent_diffusion.inference import MultiTrackPipeline, SamplingSettings
 from latent_diffusion.noise import generators, randn
-from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings
 from latent_diffusion.tasks import Arrangement, Generation, Separation
 from tests.tiny import MEL, STEMS, batch, model, pipeline, tones
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from latent_diffusion.diffusion import NoiseSchedule, guided_denoiser, noise_levels, sample
 from latent_diffusion.diffusion.guidance import Condition
 from latent_diffusion.errors import ConfigError
+from latent_diffusion.inference import MultiTrackPipeline, SamplingSettings
+from latent_diffusion.inference.sections import crossfade, plan_sections
+from latent_diffusion.inference.windows import Windows, blended_denoiser
 from latent_diffusion.noise import generators
-from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings
-from latent_diffusion.pipeline.sections import crossfade, plan_sections
-from latent_diffusion.pipeline.windows import Windows, blended_denoiser
 from latent_diffusion.settings import DiffusionSettings
 from tests.tiny import MEL, STEMS, pipeline, tones
 

@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from latent_diffusion.errors import ConfigError, DataError, MSGLDError
 from latent_diffusion.first_stage import FirstStage
-from latent_diffusion.pipeline import mix
+from latent_diffusion.inference import mix
 from utilities.data.latent_store import LatentStore, contents_of, describe_key, state_of
 from utilities.data.stems import StemDataset, Track, read_stems
 

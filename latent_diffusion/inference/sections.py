@@ -10,9 +10,9 @@ from einops import rearrange
 from torch import Tensor
 
 from latent_diffusion.diffusion.samplers import Progress
-from latent_diffusion.pipeline.core import LatentPipeline
-from latent_diffusion.pipeline.results import SamplingSettings
-from latent_diffusion.pipeline.windows import Windows
+from latent_diffusion.inference.denoise import LatentPipeline
+from latent_diffusion.inference.results import SamplingSettings
+from latent_diffusion.inference.windows import Windows
 from latent_diffusion.tasks import Task
 
 Read = Callable[[int, int], Tensor]  # (first sample, count) at the model's rate -> (..., count), zeros beyond the end

@@ -15,14 +15,14 @@ from latent_diffusion.checkpoints import load_pipeline_parts
 from latent_diffusion.diffusion.guidance import Scale
 from latent_diffusion.diffusion.samplers import Progress
 from latent_diffusion.errors import ConfigError, DataError
+from latent_diffusion.inference.continuation import go_on
+from latent_diffusion.inference.denoise import LatentPipeline
+from latent_diffusion.inference.hearing import AudioSource, MonoSource, level_of
+from latent_diffusion.inference.inputs import ArraySource, Waveform, resolve_guidance
+from latent_diffusion.inference.masks import MaskFilter, filter_stream
+from latent_diffusion.inference.results import MEAN_AVERAGE, MEAN_PASSES, POSTERIOR_MEAN, SamplingSettings, mix
+from latent_diffusion.inference.sections import Job, run_sections
 from latent_diffusion.models import find_checkpoint
-from latent_diffusion.pipeline.continuation import go_on
-from latent_diffusion.pipeline.core import LatentPipeline
-from latent_diffusion.pipeline.hearing import AudioSource, MonoSource, level_of
-from latent_diffusion.pipeline.inputs import ArraySource, Waveform, resolve_guidance
-from latent_diffusion.pipeline.masking import MaskFilter, filter_stream
-from latent_diffusion.pipeline.results import MEAN_AVERAGE, MEAN_PASSES, POSTERIOR_MEAN, SamplingSettings, mix
-from latent_diffusion.pipeline.sections import Job, run_sections
 from latent_diffusion.plan import Plan, drawn_plan
 from latent_diffusion.settings import StemTransformerSettings
 from latent_diffusion.tasks import MASK_ROUNDS, Arrangement, Generation, Separation

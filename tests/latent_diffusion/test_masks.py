@@ -12,8 +12,8 @@ from torch import Tensor
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.first_stage import LogMel
 from latent_diffusion.first_stage.mel import SILENCE
-from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings, mask_mixture, masking
-from latent_diffusion.pipeline.masking import MaskFilter, filter_stream, soft_masks
+from latent_diffusion.inference import MultiTrackPipeline, SamplingSettings, mask_mixture, masks
+from latent_diffusion.inference.masks import MaskFilter, filter_stream, soft_masks
 from latent_diffusion.resampling import resample
 from latent_diffusion.settings import MelSettings
 from latent_diffusion.tasks import Separation
@@ -175,7 +175,7 @@ def test_rounds_reach_the_masks(monkeypatch: pytest.MonkeyPatch, tiny: MultiTrac
     audio = tones(MEL.window_samples).sum(0)
     audio /= audio.abs().max()  # what is heard in any case
     kind = torch.tensor([0.0, 1.0, 0.2, 0.5])[:, None]
-    monkeypatch.setattr(masking, "percussiveness", lambda log_mels, _: kind.expand(-1, log_mels.shape[1]))
+    monkeypatch.setattr(masks, "percussiveness", lambda log_mels, _: kind.expand(-1, log_mels.shape[1]))
     log_mels = tiny.run(Separation(), audio[None], seeds=(0,), sampling=FAST).log_mels[0]
     expected = [mask_mixture(audio[None], MEL.sample_rate, log_mels, MEL, rounds=rounds)[:, 0] for rounds in (0, 2)]
     assert not torch.allclose(*expected, atol=1e-4)

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from latent_diffusion.diffusion.samplers import Progress
 from latent_diffusion.errors import ConfigError, DataError
-from latent_diffusion.pipeline.core import LatentPipeline
-from latent_diffusion.pipeline.hearing import level_of
-from latent_diffusion.pipeline.results import SamplingSettings
-from latent_diffusion.pipeline.sections import Job, crossfade, run_sections
+from latent_diffusion.inference.denoise import LatentPipeline
+from latent_diffusion.inference.hearing import level_of
+from latent_diffusion.inference.results import SamplingSettings
+from latent_diffusion.inference.sections import Job, crossfade, run_sections
 from latent_diffusion.tasks import Generation
 
 

@@ -14,10 +14,10 @@ from latent_diffusion.diffusion.guidance import Condition
 from latent_diffusion.diffusion.samplers import Denoiser, Progress
 from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.first_stage import DiagonalGaussian, FirstStage
+from latent_diffusion.inference.masks import mask_mixture
+from latent_diffusion.inference.results import POSTERIOR_MEAN, PRECISIONS, MultiTrackResult, SamplingSettings, mix
+from latent_diffusion.inference.windows import Windows, blended_denoiser
 from latent_diffusion.noise import NoiseSource, generators, randn
-from latent_diffusion.pipeline.masking import mask_mixture
-from latent_diffusion.pipeline.results import POSTERIOR_MEAN, PRECISIONS, MultiTrackResult, SamplingSettings, mix
-from latent_diffusion.pipeline.windows import Windows, blended_denoiser
 from latent_diffusion.plan import Plan
 from latent_diffusion.settings import ModelSettings, StemTransformerSettings
 from latent_diffusion.tasks import MASK_ROUNDS, Separation, Task

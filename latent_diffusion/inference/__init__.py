@@ -1,0 +1,8 @@
+"""Inference on waveforms."""
+
+from latent_diffusion.inference.hearing import AudioSource
+from latent_diffusion.inference.masks import mask_mixture
+from latent_diffusion.inference.pipeline import MultiTrackPipeline
+from latent_diffusion.inference.results import MultiTrackResult, SamplingSettings, mix
+
+__all__ = ["AudioSource", "MultiTrackPipeline", "MultiTrackResult", "SamplingSettings", "mask_mixture", "mix"]
