@@ -62,6 +62,7 @@ from benchmarks.measures import (
 from latent_diffusion.errors import ConfigError, DataError, MSGLDError
 from latent_diffusion.first_stage import LogMel
 from latent_diffusion.inference import MultiTrackPipeline, SamplingSettings, mix
+from latent_diffusion.inference.denoise import Batch, Denoising
 from latent_diffusion.models import DEFAULT_MODEL, find_checkpoint
 from latent_diffusion.settings import MelSettings, ModelSettings
 from latent_diffusion.tasks import Arrangement, Generation, Task
@@ -127,7 +128,7 @@ def sample(
     for start in tqdm(range(0, len(stems), sampling.batch_size), desc=name, unit="batch", dynamic_ncols=True):
         given = stems[start : start + sampling.batch_size]
         seeds = [seed * 100_000 + start + i for i in range(len(given))]
-        parts.append(pipeline.denoise(task, mix(given), given, seeds, sampling))
+        parts.append(Denoising(pipeline, Batch(task, seeds, mix(given), given), sampling).run())
     return torch.cat(parts)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["MultiTrackPipeline", "SamplingSettings"]
+__all__ = ["MaskSettings", "MultiTrackPipeline", "SamplingSettings"]
 
 
 def __getattr__(name: str) -> Any:

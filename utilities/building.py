@@ -131,7 +131,7 @@ def _build_task(config: Config) -> Task:
     Raises:
         ConfigError: options of a separation for another task.
     """
-    from latent_diffusion.tasks import Generation, Separation, make_task
+    from latent_diffusion.tasks import Generation, MaskSettings, Separation, make_task
 
     e = config.model.params.evaluation_params
     task = make_task(task_name(config), guidance_scale(config), tuple(config.data.params.path.stems_to_inpaint))
@@ -139,7 +139,7 @@ def _build_task(config: Config) -> Task:
         where = f"{config.path}: model.params.evaluation_params.draw_plans"
         raise ConfigError(f"{where}: found true, expected false: the task is {task.name}")
     if isinstance(task, Separation):
-        return replace(task, refine=e.refine, mask_exponent=e.mask_exponent, mask_rounds=e.mask_rounds)
+        return replace(task, masks=MaskSettings(e.refine, e.mask_exponent, e.mask_rounds))
     for name, plain in {"refine": "none", "average": 1, "passes": 1}.items():
         if getattr(e, name) != plain:
             where = f"{config.path}: model.params.evaluation_params.{name}"

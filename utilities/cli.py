@@ -276,9 +276,11 @@ def _check(options: argparse.Namespace) -> dict:
 
 
 def _separate(options: argparse.Namespace) -> int:
+    from latent_diffusion.tasks import MaskSettings
     from utilities.songs import Tally, find_songs, load_model, separate_songs
 
     common, tally = _check(options), Tally()
+    masks = MaskSettings(options.refine, options.mask_exponent, options.mask_rounds)
     songs = find_songs(options.inputs, options.out, tally)
     if not songs and not tally.failed:
         raise ConfigError(f"{', '.join(options.inputs)}: expected audio files, found none")
@@ -291,9 +293,7 @@ def _separate(options: argparse.Namespace) -> int:
                 songs,
                 tally=tally,
                 guidance=options.guidance,
-                refine=options.refine,
-                exponent=options.mask_exponent,
-                rounds=options.mask_rounds,
+                masks=masks,
                 **common,
             )
         except KeyboardInterrupt:

@@ -19,7 +19,7 @@ from latent_diffusion.inference import MultiTrackPipeline, SamplingSettings
 from latent_diffusion.inference.hearing import MonoSource
 from latent_diffusion.models import find_checkpoint
 from latent_diffusion.plan import Plan
-from latent_diffusion.tasks import MASK_ROUNDS
+from latent_diffusion.tasks import MaskSettings
 
 from .audio import (
     AudioInfo,
@@ -163,9 +163,7 @@ def separate_songs(
     tally: Tally,
     guidance: float | Mapping[str, float] = 1.0,
     seed: int = 0,
-    refine: str = "mask",
-    exponent: float | None = None,
-    rounds: int = MASK_ROUNDS,
+    masks: MaskSettings = MaskSettings(),
     kind: str = "wav",
     skip_existing: bool = False,
     quiet: bool = False,
@@ -176,7 +174,7 @@ def separate_songs(
         pipeline: the model.
         songs: what to take apart.
         out: each song's stems go to `out / song.folder / <stem>.<kind>`.
-        sampling, guidance, seed, refine, exponent, rounds: as `MultiTrackPipeline.separate` has them.
+        sampling, guidance, seed, masks: as `MultiTrackPipeline.separate` has them.
         tally: gets what became of each.
         kind: wav or flac.
         skip_existing: leave out songs whose stems are all there, and as long as they should be.
@@ -190,13 +188,15 @@ def separate_songs(
                 if target.resolve() in inputs:
                     raise DataError(f"{song.path}: its stems would be written over {target}; choose another --out")
             source = FileSource(song.path)
-            shape = source.info if refine == "mask" else _heard(pipeline, source)
+            shape = source.info if masks.refine == "mask" else _heard(pipeline, source)
             if skip_existing and are_there(folder, pipeline.stems, shape, kind):
                 tally.skipped.append(song.path)
                 continue
             source.check()
             with _bar(f"{number}/{len(songs)} {song.path.name}", quiet) as progress:
-                pieces = pipeline.stream_separate(source, guidance, seed, sampling, progress, refine, exponent, rounds)
+                pieces = pipeline.stream_separate(
+                    source, guidance=guidance, masks=masks, sampling=sampling, seed=seed, progress=progress
+                )
                 write_stems(folder, pipeline.stems, pieces, shape, kind)
         except ConfigError:
             raise  # not this song's fault: the next ones would fail alike

@@ -192,3 +192,9 @@ def mask_mixture(
     masker = MaskFilter(mel, sample_rate, exponent, rounds)
     pieces = filter_stream(lambda start, count: mixture[:, start : start + count], mixture.shape[1], [log_mels], masker)
     return torch.cat(list(pieces), dim=-1)
+
+
+def mask_mixtures(mixtures: Tensor, log_mels: Tensor, mel: MelSettings, exponent: float, rounds: int) -> Tensor:
+    """Mixtures (B, N) at the model's rate taken apart by their stems' log-mels (B, S, T, M): (B, S, N) on the CPU."""
+    pairs = zip(mixtures.cpu(), log_mels.cpu(), strict=True)
+    return torch.stack([mask_mixture(one[None], mel.sample_rate, by, mel, exponent, rounds)[:, 0] for one, by in pairs])

@@ -9,9 +9,11 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from latent_diffusion.diffusion.samplers import Progress
-from latent_diffusion.inference.denoise import LatentPipeline
+from latent_diffusion.inference.codec import LatentCodec
+from latent_diffusion.inference.counter import Counter
+from latent_diffusion.inference.denoise import Batch, Denoising
 from latent_diffusion.inference.results import SamplingSettings
+from latent_diffusion.inference.seeds import piece_seeds
 from latent_diffusion.inference.windows import Windows
 from latent_diffusion.tasks import Task
 
@@ -25,7 +27,7 @@ class Section:
     Args:
         start, stop: where it lies; the stretch that is sampled may be longer, where that is less than a window.
         head: how much of it is there already: the section before has made it, too.
-        batches: network batches that one step takes.
+        batches: network calls that one step takes.
         windows: that it is decoded in.
     """
 
@@ -66,124 +68,99 @@ def plan_sections(frames: int, window: int, sampling: SamplingSettings) -> list[
     if sampling.overlap == 0:
         length = sampling.batch_size * window
         ends = [(start, min(start + length, frames)) for start in range(0, frames, length)]
-        return [Section(start, stop, 0, sampling.average, -(-(stop - start) // window)) for start, stop in ends]
+        counts = [-(-(stop - start) // window) for start, stop in ends]
+        return [
+            Section(start, stop, 0, sampling.batches(count * sampling.average), count)
+            for (start, stop), count in zip(ends, counts, strict=True)
+        ]
     head = min(window - 1, max(1, round(sampling.overlap * window)))
     length = window + (sampling.section_windows - 1) * (window - head)
     sections = []
     for start in range(0, max(frames - head, 1), length - head):
         stop = min(start + length, frames)
         count = len(Windows(max(stop - start, window), window, head))
-        batches = -(-count * sampling.average // sampling.batch_size)
-        sections.append(Section(start, stop, head if start else 0, batches, count))
+        sections.append(Section(start, stop, head if start else 0, sampling.batches(count * sampling.average), count))
     return sections
 
 
-def run_sections(
-    pipeline: LatentPipeline,
-    job: Job,
-    sampling: SamplingSettings,
-    waveforms: bool = True,
-    progress: Progress | None = None,
-    head: Tensor | None = None,
-) -> Iterator[Tensor]:
-    """Sample a piece section by section and decode each; where two overlap, the results fade into each other.
+class SectionRun:
+    """Samples a piece section by section and decodes each. It holds what one section hands on to the next.
 
     Args:
-        pipeline: the model.
+        codec: the model.
         job: what to make.
         sampling: how.
-        waveforms: give waveforms (S, n); otherwise log-mels (S, t, M), all stems'.
-        progress: called with (network batches and windows of the vocoder done, in all).
+        waveforms: make waveforms (S, n); otherwise log-mels (S, t, M), of all stems.
         head: (1, S, C, H, F), latents that the piece begins with.
-
-    Yields:
-        (S, t, ...) on the CPU, one after the other; together a little longer than the piece.
     """
-    hop, window = pipeline.latent_hop, pipeline.settings.latent_shape[1]
-    made = job.task.generated(pipeline.stems) if waveforms else ()
-    rate = hop if waveforms else pipeline.settings.autoencoder.reduction  # places for each latent frame
-    frames = max(window, -(-job.samples // hop))
-    sections = plan_sections(frames, window, sampling)
-    if head is not None:
-        sections[0] = replace(sections[0], head=head.shape[-2])
-    tails = [section.head * rate for section in sections[1:]] + [0]
-    return crossfade(zip(_sections(pipeline, job, sampling, made, sections, progress, head), tails, strict=True))
 
+    def __init__(
+        self,
+        codec: LatentCodec,
+        job: Job,
+        sampling: SamplingSettings,
+        waveforms: bool = True,
+        head: Tensor | None = None,
+    ):
+        self.codec, self.job, self.sampling, self.waveforms = codec, job, sampling, waveforms
+        self.hop, self.window = codec.latent_hop, codec.settings.latent_shape[1]
+        self.made = job.task.generated(codec.stems)
+        self.sections = plan_sections(max(self.window, -(-job.samples // self.hop)), self.window, sampling)
+        self.head, self.seeds_used = head, 0
+        if head is not None:
+            self.sections[0] = replace(self.sections[0], head=head.shape[-2])
 
-def _sections(
-    pipeline: LatentPipeline,
-    job: Job,
-    sampling: SamplingSettings,
-    made: tuple[str, ...],
-    sections: list[Section],
-    progress: Progress | None,
-    tail: Tensor | None,
-) -> Iterator[Tensor]:
-    """Each section's waveforms (S, n) with the stems that are made, or log-mels (S, t, M) where none are named."""
-    hop, window = pipeline.latent_hop, pipeline.settings.latent_shape[1]
-    total = sum(sampling.calls * section.batches + len(made) * section.windows for section in sections)
-    before = shown = seeds_used = 0
+    @property
+    def work(self) -> int:
+        """Network calls and windows of the vocoder, of the whole piece."""
+        vocoded = len(self.made) if self.waveforms else 0
+        return sum(self.sampling.calls * section.batches + vocoded * section.windows for section in self.sections)
 
-    def tell(done: int) -> None:
-        nonlocal shown  # some samplers take a call more than they have steps, some sections a batch less
-        if progress and shown < done <= total:
-            shown = done
-            progress(done, total)
+    def pieces(self, counter: Counter | None = None) -> Iterator[Tensor]:
+        """The sections' results (S, t, ...) on the CPU, one after the other; together a little longer than the piece.
 
-    for number, section in enumerate(sections):
+        Where two sections overlap, the results fade into each other.
+        """
+        rate = self.hop if self.waveforms else self.codec.settings.autoencoder.reduction  # places per latent frame
+        heads = [section.head for section in self.sections[1:]] + [0]
+        made = ((self._make(*pair, counter), pair[1] * rate) for pair in zip(self.sections, heads, strict=True))
+        return crossfade(made)
+
+    def _make(self, section: Section, next_head: int, counter: Counter | None) -> Tensor:
+        """One section's results (S, t, ...), of whose end the next section has `next_head` latent frames, too."""
         length = section.stop - section.start
-        cut = sampling.overlap == 0
-        items = -(-length // window) if cut else 1
-        sampled = window if cut else max(length, window)
-        first, count = section.start * hop, items * sampled * hop
-        mixture = None if job.mixture is None else rearrange(job.mixture(first, count), "(b n) -> b n", b=items)
-        stems = None if job.stems is None else rearrange(job.stems(first, count), "s (b n) -> b s n", b=items)
-        if mixture is None and stems is None:
-            mixture = torch.zeros(items, sampled * hop)  # says how long; not looked at without guidance
-        if sampling.average > 1 and mixture is not None:
-            mixture = mixture.repeat_interleave(sampling.average, 0)
-        seeds = [job.seed * 1_000_003 + seeds_used + i for i in range(items * sampling.average)]
-        seeds_used += len(seeds)
-        done = 0
-
-        def tick(calls: int, before: int = before, section: Section = section) -> None:
-            tell(before + min(calls, sampling.calls * section.batches))
-
-        def on_batch() -> None:
-            nonlocal done
-            done += 1
-            tick(done)
-
-        def on_step(steps: int, _: int, section: Section = section, single: bool = sampled == window) -> None:
-            if single:
-                tick(steps * section.batches)
-
-        head = None if tail is None or not section.head else tail
-        starts = [section.start + i // sampling.average * sampled for i in range(len(seeds))]
-        z = pipeline.denoise(job.task, mixture, stems, seeds, sampling, on_step, head, on_batch, starts)
-        if head is not None:  # what was to be kept came back close to what it was; go over from one to the other
+        batch = self._batch(section)
+        z = Denoising(self.codec, batch, self.sampling).run(counter)
+        if batch.head is not None:  # it came back close to what it was; go over from one to the other
             fade = (torch.arange(section.head, device=z.device) + 0.5) / section.head
-            z[..., : section.head, :] = torch.lerp(head, z[..., : section.head, :], fade[:, None])
-        before += sampling.calls * section.batches
-        done = before
-
-        def on_vocoded(windows: int) -> None:
-            nonlocal done
-            done += windows
-            tell(done)
-
-        if number + 1 < len(sections):
-            z_end = z[..., :length, :]
-            tail = z_end[..., length - sections[number + 1].head :, :].clone()
-        given = stems.to(pipeline.device) if stems is not None else None
-        if made:
-            decoded = pipeline.finish(z, made, given, sampling, on_vocoded).waveforms
+            z[..., : section.head, :] = torch.lerp(batch.head, z[..., : section.head, :], fade[:, None])
+        self.head = z[..., length - next_head : length, :].clone() if next_head else None
+        if self.waveforms:
+            given = None if batch.stems is None else batch.stems.to(self.codec.device)
+            decoded = self.codec.finish(z, self.made, given, self.sampling, counter).waveforms
         else:
-            decoded = pipeline.averaged_log_mels(z, sampling)
-        before += len(made) * section.windows
-        rate = decoded.shape[2] // sampled  # places for each latent frame
-        decoded = rearrange(decoded, "b s t ... -> s (b t) ...")
-        yield decoded[:, : length * rate].cpu()
+            decoded = self.codec.averaged_log_mels(z, self.sampling)
+        rate = decoded.shape[2] // z.shape[-2]
+        return rearrange(decoded, "b s t ... -> s (b t) ...")[:, : length * rate].cpu()
+
+    def _batch(self, section: Section) -> Batch:
+        """What is sampled for a section: one long item, or, where windows do not overlap, an item per window."""
+        length, average = section.stop - section.start, self.sampling.average
+        items = -(-length // self.window) if self.sampling.overlap == 0 else 1
+        frames = self.window if self.sampling.overlap == 0 else max(length, self.window)
+        first, count = section.start * self.hop, items * frames * self.hop
+        mixture, stems = self.job.mixture, self.job.stems
+        seeds = piece_seeds(self.job.seed, self.seeds_used, items * average)
+        self.seeds_used += len(seeds)
+        return Batch(
+            self.job.task,
+            seeds,
+            None if mixture is None else rearrange(mixture(first, count), "(b n) -> b n", b=items),
+            None if stems is None else rearrange(stems(first, count), "s (b n) -> b s n", b=items),
+            frames * self.hop,
+            self.head if section.head else None,
+            [section.start + i * frames for i in range(items)],
+        )
 
 
 def crossfade(parts: Iterable[tuple[Tensor, int]]) -> Iterator[Tensor]:

@@ -9,8 +9,9 @@ import torch
 
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.inference import MultiTrackPipeline, SamplingSettings
+from latent_diffusion.inference.masks import mask_mixtures
 from latent_diffusion.noise import generators, randn
-from latent_diffusion.tasks import Arrangement, Generation, Separation
+from latent_diffusion.tasks import Arrangement, Generation, MaskSettings, Separation
 from tests.tiny import MEL, STEMS, batch, model, pipeline, tones
 
 MEAN = SamplingSettings("mean")
@@ -107,7 +108,7 @@ def test_a_further_pass_starts_from_what_was_cut_out(tiny: MultiTrackPipeline, m
     with torch.no_grad():
         again = tiny.schedule.predict_z0(seen[1][0], unet(*seen[1]), seen[1][1])
     torch.testing.assert_close(both.latents, (first.latents + again) / 2)
-    cut = tiny.encode(tiny._cut_out(mixture, first.log_mels, MEAN.mask_exponent))[0]
+    cut = tiny.encode(mask_mixtures(mixture, first.log_mels, MEL, MEAN.mask_exponent, MaskSettings().rounds))[0]
     abar = tiny.schedule.alphas_cumprod[500]
     noise = (seen[1][0] - abar.sqrt() * cut) / (1 - abar).sqrt()
     assert abs(float(noise.mean())) < 0.1 and abs(float(noise.std()) - 1) < 0.1
@@ -116,10 +117,12 @@ def test_a_further_pass_starts_from_what_was_cut_out(tiny: MultiTrackPipeline, m
 
 def test_masks_in_a_batch_run(tiny: MultiTrackPipeline) -> None:
     mixture = batch(2)["mixture"]
-    plain, cut = (tiny.run(Separation(refine=kind), mixture, None, [0, 1], MEAN) for kind in ("none", "mask"))
+    plain, cut = (
+        tiny.run(Separation(masks=MaskSettings(kind)), mixture, None, [0, 1], MEAN) for kind in ("none", "mask")
+    )
     torch.testing.assert_close(cut.waveforms.sum(1), mixture, atol=1e-5, rtol=0)
     torch.testing.assert_close(cut.log_mels, plain.log_mels)
-    whole = tiny.separate(mixture[0], MEL.sample_rate, sampling=MEAN, refine="none")
+    whole = tiny.separate(mixture[0], MEL.sample_rate, sampling=MEAN, masks=MaskSettings("none"))
     assert set(whole) == set(STEMS) and (plain.waveforms - cut.waveforms).abs().max() > 1e-3
 
 
@@ -139,7 +142,7 @@ def test_what_makes_no_sense(tiny: MultiTrackPipeline) -> None:
     with pytest.raises(ConfigError, match="sampler 'mean': the model predicts noise, expected x0 or v"):
         noise_model.separate(tones(900, 1), MEL.sample_rate, sampling=MEAN)
     with pytest.raises(ConfigError, match="refine: found 'clean', expected one of mask, none"):
-        Separation(refine="clean")
+        MaskSettings("clean")
 
 
 def test_what_suits_the_network_and_the_use(tiny: MultiTrackPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +151,9 @@ def test_what_suits_the_network_and_the_use(tiny: MultiTrackPipeline, monkeypatc
     sampled = SamplingSettings("ddim", steps=50, eta=0.0)
     expected = SamplingSettings(sampler="mean", average=4, passes=2)
     for refine, how in (("mask", expected), ("none", sampled)):
-        chosen, told = (tiny.separate(song, rate, refine=refine, sampling=sampling) for sampling in (None, how))
+        chosen, told = (
+            tiny.separate(song, rate, masks=MaskSettings(refine), sampling=sampling) for sampling in (None, how)
+        )
         assert all(torch.equal(chosen[name], told[name]) for name in chosen)
 
     made = tiny.generate(0.2, sampling=SamplingSettings(steps=1), continue_from=song, sample_rate=rate)
