@@ -115,6 +115,66 @@ def test_a_further_pass_starts_from_what_was_cut_out(tiny: MultiTrackPipeline, m
     assert float((noise * cut).mean() / cut.std()) == pytest.approx(0, abs=0.1)
 
 
+def test_a_further_pass_cuts_with_the_masks_that_were_asked_for(
+    tiny: MultiTrackPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the stems' waveforms are made by in the end."""
+    heard: list[torch.Tensor] = []
+    encode = MultiTrackPipeline.encode
+
+    def recording(self: MultiTrackPipeline, waveforms: torch.Tensor, *rest: object) -> object:
+        heard.append(waveforms)
+        return encode(self, waveforms, *rest)
+
+    mixture = batch(1)["mixture"]
+    first = tiny.run(Separation(), mixture, None, [1], MEAN)
+    cut = [mask_mixtures(mixture, first.log_mels, MEL, *how)[0] for how in ((3.0, 0), (MEAN.mask_exponent, 2))]
+    assert not torch.allclose(*cut, atol=1e-3), "the premise: it makes a difference"
+    monkeypatch.setattr(MultiTrackPipeline, "encode", recording)
+    for refine in ("none", "mask"):
+        heard.clear()
+        tiny.run(Separation(masks=MaskSettings(refine, 3.0, 0)), mixture, None, [1], replace(MEAN, passes=2))
+        torch.testing.assert_close(torch.cat(heard[1:]), cut[0])
+
+
+@pytest.mark.parametrize("windows", [1, 3])
+@pytest.mark.parametrize("overlap", [0.25, 0.0])
+@pytest.mark.parametrize("refine", ["none", "mask"])
+def test_progress_counts_network_calls(
+    tiny: MultiTrackPipeline, monkeypatch: pytest.MonkeyPatch, windows: int, overlap: float, refine: str
+) -> None:
+    """One by one, and then the rest: for a song, and for a batch of a data set."""
+    calls: list[int] = []
+    unet = tiny.unet
+
+    def counted(*told: torch.Tensor) -> torch.Tensor:
+        calls.append(len(told[0]))
+        return unet(*told)
+
+    monkeypatch.setattr(tiny, "unet", counted)
+    how = {"steps": 2, "passes": 2, "average": 3, "batch_size": 2, "overlap": overlap, "section_windows": 2}
+    sampling, masks = SamplingSettings(**how), MaskSettings(refine)
+    mixture = batch(2)["mixture"].repeat(1, windows)
+    reports: list[tuple[int, int, int]] = []
+
+    def report(done: int, total: int) -> None:
+        reports.append((done, total, len(calls)))
+
+    for run in (
+        lambda: tiny.run(Separation(masks=masks), mixture, None, [0, 1], sampling, report),
+        lambda: tiny.separate(mixture[0], MEL.sample_rate, masks=masks, sampling=sampling, progress=report),
+    ):
+        reports.clear()
+        calls.clear()
+        run()
+        done, totals, seen = zip(*reports, strict=True)
+        assert len(set(totals)) == 1 and done[-1] == totals[0] and list(done) == sorted(set(done))
+        assert set(range(1, len(calls) + 1)) <= set(seen), "a report after each call"
+        others = len(STEMS) * (1 if refine == "none" else 0)  # windows of the vocoder are some for each stem
+        assert totals[0] > len(calls) and (not others or (totals[0] - len(calls)) % others == 0)
+        assert done[0] == 1 and max(calls) <= 2, "batches of the size that was asked for"
+
+
 def test_masks_in_a_batch_run(tiny: MultiTrackPipeline) -> None:
     mixture = batch(2)["mixture"]
     plain, cut = (
