@@ -83,7 +83,6 @@ class Denoising:
         by_plan = mixture is None and self.condition.plan is not None
         self.scales = batch.task.plan_scale if by_plan else batch.task.guidance_scale
         self.network = _in_precision(codec.unet, sampling.precision)
-        self.denoiser = self._denoiser()
 
     @property
     def calls(self) -> int:
@@ -100,9 +99,10 @@ class Denoising:
         if s.sampler == POSTERIOR_MEAN:  # the last timestep's guess of z0, without noise
             how = {"sampler": "ddim", "steps": 1, "eta": 0.0, "spacing": "trailing"}
         kept = {"known": self.known, "mask": self.mask, "given": self.given}
-        z = sample(self.denoiser, self.shape, self.codec.schedule, **how, **kept, noise=self.sources)
+        denoiser = self._denoiser()  # not kept: it holds this object, and memory would wait for the garbage collector
+        z = sample(denoiser, self.shape, self.codec.schedule, **how, **kept, noise=self.sources)
         for done in range(1, s.passes):
-            z = torch.lerp(z, self._look_again(z), 1 / (done + 1))  # the mean of all
+            z = torch.lerp(z, self._look_again(z, denoiser), 1 / (done + 1))  # the mean of all
         return z
 
     def _mixture_latents(self) -> Tensor | None:
@@ -164,7 +164,7 @@ class Denoising:
         self.counter.tick()
         return output
 
-    def _look_again(self, z: Tensor) -> Tensor:
+    def _look_again(self, z: Tensor, denoiser: Denoiser) -> Tensor:
         """One further pass of a separation (see `SamplingSettings.passes`): latents (B * average, ...) -> the same."""
         s, codec, masks = self.sampling, self.codec, self.batch.task.masks
         copies = s.average if s.sampler == POSTERIOR_MEAN else 1  # of one expectation, better taken together
@@ -176,7 +176,7 @@ class Denoising:
         clean = clean.repeat_interleave(copies, 0)
         t = torch.full((len(z),), round(PASS_LEVEL * (codec.schedule.num_timesteps - 1)), device=codec.device)
         z_t = codec.schedule.add_noise(clean, randn(clean.shape, self.sources, clean), t)
-        return codec.schedule.predict_z0(z_t, self.denoiser(z_t, t), t)
+        return codec.schedule.predict_z0(z_t, denoiser(z_t, t), t)
 
 
 def check_batch(codec: LatentCodec, batch: Batch, sampling: SamplingSettings) -> None:

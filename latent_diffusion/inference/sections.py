@@ -84,7 +84,7 @@ def plan_sections(frames: int, window: int, sampling: SamplingSettings) -> list[
 
 
 class SectionRun:
-    """Samples a piece section by section and decodes each. It holds what one section hands on to the next.
+    """Samples a piece section by section and decodes each, once. It holds what one section hands on to the next.
 
     Args:
         codec: the model.
