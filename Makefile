@@ -23,10 +23,10 @@ DEMO_MUSIC := --tracks 6 --valid-tracks 4 --seed 1 --seconds 20 30
 DEMO_STEPS := separate generate arrange finetune
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint lock clean
+.PHONY: help env demo quickstart-model test lint lock clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
 
 env: ## make the virtual environment .venv with the pinned versions (5 GB, about 90 s the first time)
 	@$(ENVIRONMENT)
@@ -42,6 +42,9 @@ demo: env ## compose music, separate, generate and arrange with the shipped mode
 	@echo "== what to listen to (songs that the model was not trained on)"
 	@$(PYTHON) -m utilities.report.listing $(DEMO)/runs
 	@echo "hear  $(DEMO)/stems/<song>/{bass,drums,guitar,piano}.wav, which add up to the mixture"
+
+quickstart-model: env ## make the shipped model anew (a GPU, Debian packages: see weights/quickstart/make.sh)
+	PYTHON=$(PYTHON) sh weights/quickstart/make.sh
 
 lint: env ## check the code with ruff: rules and format
 	$(PYTHON) -m ruff check .

@@ -1,6 +1,6 @@
 """Does what `--continue` makes go on from the recording? Its spectrum after the join against that before it.
 
-`python -m benchmarks.continuation --model quickstart --stems ../shared/real_stems/test` cuts each track of
+`python -m benchmarks.continuation --model quickstart --stems DIR` cuts each track of
 <folder>/<track>/<stem>.flac or .wav after `--seconds`, goes on for two seconds, and compares the mean log-mel of the
 half second before the cut with that of the half second after it: the mean of absolute differences over bands, in
 nepers, and over stems that sound before the cut. Beside it stand the recording's own next half second, and one made

@@ -1,6 +1,6 @@
 """The headline: one window of 10.24 s separated, wav to wav, the published way against ours, with the same weights.
 
-    python -m benchmarks.headline --model quickstart --stems ../shared/real_stems/test
+    python -m benchmarks.headline --model quickstart --stems DIR
     python -m benchmarks.headline --full --calls 10
 
 The first takes turns (A B C A B C ...) on one window and prints seconds, ratios, real-time factors and errors of the

@@ -1,7 +1,7 @@
 """Is what a model makes music? Generated songs, and drums and bass made for given stems, beside real music.
 
-    python -m benchmarks.music --model quickstart --data ../shared/real_stems/test [--items 24] [--json FILE]
-    python -m benchmarks.music --made FOLDER --data ../shared/real_stems/test
+    python -m benchmarks.music --model quickstart --data DIR [--items 24] [--json FILE]
+    python -m benchmarks.music --made FOLDER --data DIR
 
 The second judges songs that lie in FOLDER as <track>/<stem>.wav or .flac, whatever generated them, by their measures
 and Frechet distances. Intervals are of 95 %, from resampling songs.
@@ -64,6 +64,7 @@ from latent_diffusion.first_stage import LogMel
 from latent_diffusion.inference import MultiTrackPipeline, SamplingSettings, mix
 from latent_diffusion.inference.denoise import Batch, Denoising
 from latent_diffusion.models import DEFAULT_MODEL, find_checkpoint
+from latent_diffusion.plan import Plan
 from latent_diffusion.settings import MelSettings, ModelSettings
 from latent_diffusion.tasks import Arrangement, Generation, Task
 from utilities.data.stems import StemDataset
@@ -72,7 +73,7 @@ from utilities.evaluation.metrics import MetricTable, bootstrap_interval, is_sil
 
 PARTS = ("measures", "generation", "rhythm", "harmony")
 WITHOUT_MODEL = PARTS[:2]  # what can be said of songs of which nothing else is known
-OF_MODEL = ("model", "sampler", "steps", "eta", "guidance", "batch_size", "device")  # options
+OF_MODEL = ("model", "free", "sampler", "steps", "eta", "guidance", "batch_size", "device")  # options
 SECONDS = dict.fromkeys(PARTS, 5.12) | {"measures": 10.24}  # of a window
 SPLITS = 10
 JOINT = "together"  # the row of all stems at once
@@ -128,14 +129,18 @@ def sample(
     for start in tqdm(range(0, len(stems), sampling.batch_size), desc=name, unit="batch", dynamic_ncols=True):
         given = stems[start : start + sampling.batch_size]
         seeds = [seed * 100_000 + start + i for i in range(len(given))]
-        parts.append(Denoising(pipeline, Batch(task, seeds, mix(given), given), sampling).run())
+        plans = tuple(pipeline.plan_for(task.plan, one) for one in seeds) if isinstance(task, Generation) else None
+        followed = replace(task, plan=plans) if plans and plans[0] else replace(task, plan=None)
+        parts.append(Denoising(pipeline, Batch(followed, seeds, mix(given), given), sampling).run())
     return torch.cat(parts)
 
 
-def generated_latents(pipeline: MultiTrackPipeline, count: int, sampling: SamplingSettings, seed: int) -> Tensor:
-    """Latents (B, S, C, T/r, F) of `count` windows made from nothing."""
+def generated_latents(
+    pipeline: MultiTrackPipeline, count: int, sampling: SamplingSettings, seed: int, free: bool = False
+) -> Tensor:
+    """Latents (B, S, C, T/r, F) of `count` windows made from nothing; `free`: that follow no plan."""
     silence = torch.zeros(count, len(pipeline.stems), pipeline.settings.mel.window_samples)
-    return sample(pipeline, Generation(), silence, sampling, seed, "generating")
+    return sample(pipeline, Generation(plan=Plan() if free else None), silence, sampling, seed, "generating")
 
 
 def random_latents(pipeline: MultiTrackPipeline, count: int, seed: int) -> Tensor:
@@ -171,10 +176,10 @@ def measures(sets: dict[str, Iterable[tuple[str, Tensor]]], stems: Sequence[str]
 
 
 def measured_sets(
-    pipeline: MultiTrackPipeline, items: list[Item], count: int, sampling: SamplingSettings, seed: int
+    pipeline: MultiTrackPipeline, items: list[Item], count: int, sampling: SamplingSettings, seed: int, free: bool
 ) -> dict[str, Iterable[tuple[str, Tensor]]]:
     """Real, coded, generated and random windows, as `measures` takes them; made as they are asked for."""
-    z = generated_latents(pipeline, count, sampling, seed)
+    z = generated_latents(pipeline, count, sampling, seed, free)
     noise = random_latents(pipeline, count, seed)
     drawn = torch.Generator().manual_seed(seed)
     coded = ((i.track, pipeline.encode(i.waveforms.to(pipeline.device), drawn)[0]) for i in items)
@@ -213,11 +218,12 @@ class Summary:
 
 
 def generation(
-    pipeline: MultiTrackPipeline, items: list[Item], mel: MelSettings, count: int, sampling: SamplingSettings, seed: int
+    pipeline: MultiTrackPipeline, items: list[Item], count: int, sampling: SamplingSettings, seed: int, free: bool
 ) -> dict[str, Any]:
     """Frechet distances of generated music and its baselines to real music: {row: {set: distance}}."""
+    mel = pipeline.settings.mel
     made = {
-        "generated": decode(pipeline, generated_latents(pipeline, count, sampling, seed)),
+        "generated": decode(pipeline, generated_latents(pipeline, count, sampling, seed, free)),
         "noise": decode(pipeline, random_latents(pipeline, count, seed)),
     }
     return distances(made, items, pipeline.stems, mel, seed)
@@ -448,7 +454,8 @@ class Model:
     def __init__(self, options: argparse.Namespace) -> None:
         path = find_checkpoint(options.model or DEFAULT_MODEL, "--model")
         self.pipeline = MultiTrackPipeline.from_checkpoint(path, options.device)
-        self.sampling = SamplingSettings(options.sampler, options.steps, options.eta, options.batch_size)
+        asked = {name: getattr(options, name) for name in ("sampler", "steps", "eta", "batch_size")}
+        self.sampling = self.pipeline.suited_sampling(**asked)
         self.stems, self.options = self.pipeline.stems, options
         self.described = {"model": str(path), "guidance": options.guidance, "sampling": asdict(self.sampling)}
         for part, stem in (("rhythm", "drums"), ("harmony", "bass")):
@@ -464,12 +471,13 @@ class Model:
     def measures(self, items: list[Item], mel: MelSettings) -> dict[str, Any]:
         """See `measures`."""
         o = self.options
-        sets = measured_sets(self.pipeline, items[: o.items], o.items, self.sampling, o.seed)
+        sets = measured_sets(self.pipeline, items[: o.items], o.items, self.sampling, o.seed, o.free)
         return measures(sets, self.stems, mel.sample_rate)
 
     def generation(self, items: list[Item], mel: MelSettings) -> dict[str, Any]:
         """See `generation`."""
-        return generation(self.pipeline, items, mel, self.options.items, self.sampling, self.options.seed)
+        o = self.options
+        return generation(self.pipeline, items, o.items, self.sampling, o.seed, o.free)
 
     def rhythm(self, items: list[Item], mel: MelSettings) -> dict[str, Any]:
         """See `rhythm`."""
@@ -533,6 +541,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--seconds", type=float, help="length of a window (default: 10.24 for measures, 5.12 for others)"
     )
     parser.add_argument("--parts", nargs="+", choices=PARTS, help="default: all that can be said")
+    parser.add_argument("--free", action="store_true", help="generate without a plan of tempo and chords, as published")
     parser.add_argument("--sampler", default="ddim", help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=25, help="denoising steps (default: %(default)s)")
     parser.add_argument("--eta", type=float, default=0.0, help="of DDIM: 0 deterministic (the default) to 1")

@@ -1,6 +1,6 @@
 """Do neighbouring windows of a long piece agree? Three ways to make one, with the same model, steps and seed.
 
-`python -m benchmarks.seams --model MODEL --stems ../shared/real_stems/test` separates the mixtures of
+`python -m benchmarks.seams --model MODEL --stems DIR` separates the mixtures of
 <folder>/<track>/<stem>.flac or .wav by windows cut side by side, by overlapping windows that are made on their own and
 cross-faded, and by windows blended at every denoising step. It prints, in log-mels of what was made, how far neighbours
 are apart where they overlap (RMS, nepers), the step at the seams beside the steps elsewhere (mean of absolute frame

@@ -1,6 +1,6 @@
 """How well a model separates, for a list of option sets: choose defaults with it.
 
-    python -m benchmarks.separation --model quickstart --stems ../shared/real_stems/test \\
+    python -m benchmarks.separation --model quickstart --stems DIR \\
         --variant sampler=ddim,steps=20,eta=0 --variant sampler=mean --variant sampler=mean,average=4,passes=2
 
 reads <folder>/<track>/<stem>.flac, .wav or .ogg, sums a track's stems to its mixture and separates it once a variant.

@@ -1,6 +1,6 @@
 """How few steps are enough: the error of separation over samplers and steps, paired against DDIM's 200 at eta 1.
 
-    python -m benchmarks.steps --model quickstart --stems ../shared/real_stems/test --seconds 10.24 --out steps.csv
+    python -m benchmarks.steps --model quickstart --stems DIR --seconds 10.24 --out steps.csv
 
 reads <folder>/<track>/<stem>.flac or .wav, sums a track's stems to its mixture, separates that with every sampler and
 number of steps, and compares the log-mels of the stems that sound with the true ones. Every result is appended to the

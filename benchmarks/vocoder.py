@@ -1,6 +1,6 @@
 """Copy synthesis: real log-mel in, waveform out, held against the recording. Griffin-Lim and any number of vocoders.
 
-`python -m benchmarks.vocoder --data ../shared/real_stems/test --model FILE` reads <folder>/<track>/<stem>.flac or
+`python -m benchmarks.vocoder --data DIR --model FILE` reads <folder>/<track>/<stem>.flac or
 .wav, takes windows of 10.24 s in which the stem sounds, and prints for librosa's Griffin-Lim, this project's and the
 vocoder of each file, by class and over all windows:
 

@@ -6,8 +6,8 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -17,40 +17,92 @@ import soxr
 from tqdm import tqdm
 
 from data import variation
+from data.amplifier import amplify
 from data.building import positive, run_command
 from data.composer import STEMS, Song, compose, perform
 from data.render_midi import find_midi, read_stems
 from data.rendering import MIXTURE_PEAK, SAMPLE_RATE, balance, limit_peak, render_stems, to_pcm
 from latent_diffusion.errors import DataError
 from latent_diffusion.plan import PlannedChord, plan_rows
+from utilities.audio import read_audio, to_mono
 
 RATE = 16_000  # of what is written, hz
 PLAN_HZ = 100  # columns of the plan a second
 SUFFIX = ".npz"
-OwnFonts = dict[str, list[str]]  # SoundFonts that one class alone has, by stem
+OWN_FONT = 1 / 3  # how often a stem is played with a SoundFont of its class alone
+
+Rendered = tuple[dict[str, np.ndarray], np.ndarray]  # stems (N,) at SAMPLE_RATE, plan (P, N / SAMPLE_RATE * PLAN_HZ)
 
 
-def draw_variation(recipe: dict, song: str, instruments: dict, own_fonts: OwnFonts) -> variation.Variation:
-    """Draws how a song is rendered; every third stem gets one of the SoundFonts that its class alone has."""
-    varied, rng = variation.draw(recipe, song, instruments), Random(f"{song}/{recipe['seed']}/own font")
-    fonts = {stem: rng.choice(own) for stem, own in own_fonts.items() if rng.random() < 1 / 3}
-    return replace(varied, soundfonts={**varied.soundfonts, **fonts})
+@dataclass(frozen=True)
+class Sources:
+    """What is rendered.
 
+    Attributes:
+        recipe: SoundFonts and amplifiers (see `variation.draw`); those of `stem_soundfonts` are taken by `OWN_FONT`.
+        midi: MIDI files of each folder; of the first, bars are known.
+        tracks: folders of a data set's tracks.
+        composed, rendered: share of composed songs, and of MIDI files; the others are tracks.
+    """
 
-def composed_song(seed: str, fonts: Sequence[str], own_fonts: OwnFonts) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """A composed song: stems (N,) at `SAMPLE_RATE`, and its plan (P, N / SAMPLE_RATE * PLAN_HZ)."""
-    rng = Random(f"{seed}/endless")
-    song = compose(seed, rng.uniform(40.0, 80.0))
-    instruments = {part.name: [part] for part in perform(song).instruments}
-    end = max(note.end for parts in instruments.values() for part in parts for note in part.notes)
-    recipe = {"soundfonts": fonts, "programs": "random" if rng.random() < 0.3 else "", "seed": 0}
-    varied = draw_variation(recipe, seed, instruments, own_fonts)
-    variation.apply(varied, instruments)
-    sounds = balance(render_stems(instruments, end, soundfonts=varied.soundfonts), song.level_db)
-    seconds = len(sounds["bass"]) / SAMPLE_RATE
-    beats = [song.seconds(k * song.metre.pulse) for k in range(song.bars * len(song.metre.pulses) + 1)]
-    bars = [song.seconds(k * song.metre.beats) for k in range(song.bars + 1)]
-    return sounds, plan_rows(beats, bars, planned_chords(song), plan_times(seconds))
+    recipe: Mapping
+    midi: list[list[Path]]
+    tracks: list[Path]
+    composed: float
+    rendered: float
+
+    def song(self, seed: str) -> Rendered:
+        """A song at random.
+
+        Raises:
+            DataError: what was drawn is of no use.
+        """
+        rng = Random(f"{seed}/source")
+        place = rng.random()
+        if self.midi and self.composed <= place < self.composed + self.rendered:
+            which = rng.randrange(len(self.midi))
+            return self.midi_song(rng.choice(self.midi[which]), seed, bars_known=which == 0)
+        if self.tracks and place >= self.composed + self.rendered:
+            return track(rng.choice(self.tracks))
+        return self.composed_song(seed)
+
+    def composed_song(self, seed: str) -> Rendered:
+        """A composed song, and its plan."""
+        rng = Random(f"{seed}/endless")
+        song = compose(seed, rng.uniform(40.0, 80.0))
+        instruments = {part.name: [part] for part in perform(song).instruments}
+        end = max(note.end for parts in instruments.values() for part in parts for note in part.notes)
+        drawn = {"programs": "random"} if rng.random() < 0.3 else {}
+        sounds = balance(self._render(seed, instruments, end, drawn)[0], song.level_db)
+        beats = [song.seconds(k * song.metre.pulse) for k in range(song.bars * len(song.metre.pulses) + 1)]
+        bars = [song.seconds(k * song.metre.beats) for k in range(song.bars + 1)]
+        return sounds, plan_rows(beats, bars, planned_chords(song), plan_times(sounds))
+
+    def midi_song(self, file: Path, seed: str, bars_known: bool) -> Rendered:
+        """A MIDI file, its programs, key and tempo drawn at random, and the plan of its beats."""
+        instruments, end, _ = read_stems(file)
+        for parts in instruments.values():
+            for part in parts:
+                for events in (part.control_changes, part.pitch_bends):
+                    events[:] = [event for event in events if event.time <= end]
+        drawn = dict.fromkeys(("programs", "transpose", "tempo"), "random")
+        sounds, tempo = self._render(f"{seed}/{file.name}", instruments, end, drawn)
+        midi = pretty_midi.PrettyMIDI(str(file))
+        bars = midi.get_downbeats() / tempo if bars_known else ()
+        return sounds, plan_rows(midi.get_beats() / tempo, bars, (), plan_times(sounds))
+
+    def _render(self, song: str, instruments: dict, end: float, drawn: Mapping) -> tuple[dict[str, np.ndarray], float]:
+        """The stems of instruments that end at `end` seconds, and the factor of their tempo."""
+        own, rng = self.recipe.get("stem_soundfonts", {}), Random(f"{song}/own font")
+        recipe = {key: value for key, value in self.recipe.items() if key != "stem_soundfonts"}
+        varied = variation.draw({**recipe, **drawn}, song, instruments)
+        fonts = {stem: rng.choice(files) for stem, files in own.items() if rng.random() < OWN_FONT}
+        varied = replace(varied, soundfonts={**varied.soundfonts, **fonts})
+        variation.apply(varied, instruments)
+        sounds = render_stems(instruments, end / varied.tempo, soundfonts=varied.soundfonts)
+        if varied.amplifier is not None:
+            sounds["guitar"] = amplify(sounds["guitar"], varied.amplifier)
+        return sounds, varied.tempo
 
 
 def planned_chords(song: Song) -> list[PlannedChord]:
@@ -64,32 +116,23 @@ def planned_chords(song: Song) -> list[PlannedChord]:
     return chords
 
 
-def midi_song(
-    file: Path, seed: str, fonts: Sequence[str], own_fonts: OwnFonts, bars_known: bool
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """A MIDI file with programs, key and tempo drawn at random; see `composed_song`."""
-    instruments, end, _ = read_stems(file)
-    for parts in instruments.values():
-        for part in parts:
-            for events in (part.control_changes, part.pitch_bends):
-                events[:] = [event for event in events if event.time <= end]
-    recipe = {"soundfonts": fonts, "programs": "random", "transpose": "random", "tempo": "random", "seed": seed}
-    varied = draw_variation(recipe, file.name, instruments, own_fonts)
-    variation.apply(varied, instruments)
-    sounds = render_stems(instruments, end / varied.tempo, soundfonts=varied.soundfonts)
-    midi = pretty_midi.PrettyMIDI(str(file))
-    beats = midi.get_beats() / varied.tempo
-    bars = midi.get_downbeats() / varied.tempo if bars_known else ()
-    return sounds, plan_rows(beats, bars, (), plan_times(len(sounds["bass"]) / SAMPLE_RATE))
+def track(folder: Path) -> Rendered:
+    """A track of a data set, of which no plan is known."""
+    sounds = {}
+    for stem in STEMS:
+        waveform, rate = read_audio(folder / f"{stem}.wav")
+        sounds[stem] = soxr.resample(to_mono(waveform).reshape(-1).numpy(), rate, SAMPLE_RATE)
+    return sounds, plan_rows((), (), (), plan_times(sounds))
 
 
-def plan_times(seconds: float) -> np.ndarray:
-    """Times of a plan's columns, the middles of frames of 10 ms."""
+def plan_times(sounds: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Times of a plan's columns, the middles of frames of 10 ms, in seconds."""
+    seconds = len(next(iter(sounds.values()))) / SAMPLE_RATE
     return (np.arange(int(seconds * PLAN_HZ)) + 0.5) / PLAN_HZ
 
 
-def write_song(file: Path, sounds: dict[str, np.ndarray], plan: np.ndarray) -> float:
-    """Write `stems` (S, N) int16 at `RATE` and `plan` (P, N * PLAN_HZ / RATE) float16; returns the seconds."""
+def write_song(file: Path, sounds: Mapping[str, np.ndarray], plan: np.ndarray) -> None:
+    """Write `stems` (S, N) int16 at `RATE` and `plan` (P, N * PLAN_HZ / RATE) float16, whole or not at all."""
     low = [soxr.resample(limited, SAMPLE_RATE, RATE) for limited in limit_peak(sounds, MIXTURE_PEAK).values()]
     columns = min(len(low[0]) * PLAN_HZ // RATE, plan.shape[1])
     stems = np.stack([to_pcm(sound[: columns * RATE // PLAN_HZ]) for sound in low])
@@ -97,36 +140,28 @@ def write_song(file: Path, sounds: dict[str, np.ndarray], plan: np.ndarray) -> f
     with partial.open("wb") as stream:
         np.savez(stream, stems=stems, plan=plan[:, :columns].astype(np.float16))
     os.replace(partial, file)
-    return stems.shape[1] / RATE
 
 
 def render_forever(arguments: argparse.Namespace) -> int:
     """Render until stopped; waits while `--ahead` songs lie unread."""
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
-    fonts, own = [str(font) for font in arguments.soundfont], {}
-    for stem, _, font in (text.partition("=") for text in arguments.stem_soundfont):
-        own.setdefault(stem, []).append(font)
-    folders = [find_midi(folder) for folder in arguments.midi]
+    tracks = [file.parent for folder in arguments.tracks for file in sorted(folder.glob("*/bass.wav"))]
+    recipe = variation.soundfonts_of(arguments.soundfont) | variation.amplifier_of(arguments)
+    midi = [find_midi(folder) for folder in arguments.midi]
+    rest = 1.0 - arguments.composed
+    sources = Sources(recipe, midi, tracks, arguments.composed, rest * arguments.rendered if tracks else rest)
     bar, number = tqdm(unit="song", disable=None), 0
     while arguments.songs is None or number < arguments.songs:
         if sum(1 for _ in out.glob(f"*{SUFFIX}")) >= arguments.ahead:
             time.sleep(0.2)
             continue
-        seed = f"{arguments.seed}/{number}"
         number += 1
-        rng = Random(f"{seed}/source")
         try:
-            if not folders or rng.random() < arguments.composed:
-                sounds, plan = composed_song(seed, fonts, own)
-            else:
-                which = rng.randrange(len(folders))
-                sounds, plan = midi_song(
-                    rng.choice(folders[which]), seed, fonts, own, arguments.midi[which] == arguments.midi[0]
-                )
-            if sum(bool(np.abs(sound).max() > 1e-3) for sound in sounds.values()) < 2:
-                continue
-            write_song(out / f"{arguments.seed}-{number:06d}{SUFFIX}", {stem: sounds[stem] for stem in STEMS}, plan)
+            sounds, plan = sources.song(f"{arguments.seed}/{number}")
+            if sum(bool(np.abs(sound).max() > 1e-3) for sound in sounds.values()) > 1:
+                stems = {stem: sounds[stem] for stem in STEMS}
+                write_song(out / f"{arguments.seed}-{number:06d}{SUFFIX}", stems, plan)
         except DataError as error:
             tqdm.write(f"left out: {error}", file=sys.stderr)
         bar.update()
@@ -138,35 +173,31 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m data.endless",
         description="Renders song after song into DIR until it is stopped, as .npz files that a training reads and"
-        " removes.",
+        " removes: composed songs, MIDI files in other keys, tempi and sounds each time, and tracks of data sets.",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the songs")
-    parser.add_argument("--soundfont", type=Path, nargs="+", required=True, metavar="FILE", help="SoundFont 2 files")
-    parser.add_argument(
-        "--stem-soundfont",
-        nargs="*",
-        default=[],
-        metavar="STEM=FILE",
-        help="SoundFonts that one class alone has: every third stem's",
-    )
     parser.add_argument(
         "--midi",
         type=Path,
         nargs="*",
         default=[],
         metavar="DIR",
-        help="folders of MIDI files; the bars of the first's files are right",
+        help="MIDI files; the bars of the first DIR's are right",
     )
+    parser.add_argument("--tracks", type=Path, nargs="*", default=[], metavar="DIR", help="splits of data sets")
     parser.add_argument(
         "--composed", type=float, default=0.5, metavar="P", help="share of composed songs (default 0.5)"
+    )
+    parser.add_argument(
+        "--rendered", type=float, default=0.5, metavar="P", help="share of MIDI files among the others (default 0.5)"
     )
     parser.add_argument("--songs", type=positive, metavar="N", help="stop after so many songs (default: never)")
     parser.add_argument(
         "--ahead", type=positive, default=100, metavar="N", help="wait while so many songs lie unread (default 100)"
     )
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="K", help="of everything random; processes take different ones"
-    )
+    parser.add_argument("--seed", type=int, default=0, metavar="K", help="of all choices; each process has its own")
+    variation.add_soundfont_option(parser)
+    variation.add_amplifier_options(parser)
     return parser
 
 

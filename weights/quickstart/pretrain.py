@@ -1,7 +1,6 @@
 """Trains the shipped network on one large GPU, from songs that are rendered beside it (see README.md).
 
-    python -m data.endless --out songs --soundfont ... &          # some processes, each with its own --seed
-    python -m weights.quickstart.pretrain --songs songs --minutes 9 --out pretrained
+    sh weights/quickstart/make.sh             # all of it, from packages to the model's file
 
 Songs are read as they come, kept in the memory of the device, and made into latents there: cut at random places, stems
 of different songs mixed, levels, tones and saturation changed. Every window is used a few times with other noise.
@@ -12,10 +11,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import queue
 import sys
 import threading
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,8 +64,12 @@ class Songs:
         """Read songs as they come and remove their files, for ever."""
         while True:
             for file in sorted(self.folder.glob("*.npz")):
-                with np.load(file) as content:
-                    self.come.put((torch.from_numpy(content["stems"]), torch.from_numpy(content["plan"])))
+                try:
+                    with np.load(file) as content:
+                        song = torch.from_numpy(content["stems"]), torch.from_numpy(content["plan"])
+                except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+                    continue  # not written to its end yet
+                self.come.put(song)
                 file.unlink()
             time.sleep(0.05)
 
@@ -181,14 +186,15 @@ def load_first_stage(name: str) -> FirstStage:
     return first_stage.requires_grad_(False).eval()
 
 
-def draw_task(coherent: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+def draw_task(coherent: Tensor, steps: int, separation: float = 0.3) -> tuple[Tensor, Tensor]:
     """Noise levels (B, S), -1 for stems that are given, and whether each item sees its mixture (B,).
 
-    Coherent items: 45 % generation, 25 % arrangement, 20 % separation, 10 % with a level for each stem. All others:
-    separation.
+    Of coherent items a share `separation` sees the mixture, a third of them with a level for each stem; of the others
+    64 % are generation and 36 % arrangement. Items that are not coherent are all separation.
     """
     items, device = len(coherent), coherent.device
     kind = torch.rand(items, device=device)
+    kind = torch.where(kind < 1 - separation, kind / (1 - separation) * 0.7, 1 - (1 - kind) / separation * 0.3)
     t = torch.randint(0, steps, (items, 1), device=device).expand(-1, STEMS)
     generation, arrangement = coherent & (kind < 0.45), coherent & (kind >= 0.45) & (kind < 0.7)
     mixed = ~(generation | arrangement)
@@ -223,21 +229,17 @@ def loss_of(network, schedule, z: Tensor, mixture: Tensor, plan: Tensor, t: Tens
 
 
 def learning_rate(done: float, step: int) -> float:
-    """Factor of the rate: rises over 300 steps, falls as a cosine over the time that there is."""
+    """Factor of the rate: rises over 300 steps, falls as a cosine over the part `done` of the time that there is."""
     return min(1.0, (step + 1) / 300) * (0.5 + 0.5 * math.cos(math.pi * min(1.0, done)))
 
 
-def optimisers(network: StemTransformer, rate: float, muon: bool) -> list[torch.optim.Optimizer]:
-    """AdamW, and for the matrices of the blocks Muon (Jordan 2024) where it is wanted."""
-    matrices = [p for name, p in network.named_parameters() if muon and name.startswith("blocks.") and p.dim() == 2]
-    ids = {id(p) for p in matrices}
-    others = [p for p in network.parameters() if id(p) not in ids]
-    found: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=others[0].is_cuda)
-    ]
-    if matrices:
-        found.append(torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"))
-    return found
+def save_state(
+    file: Path, network: StemTransformer, average: list[Tensor], stepper: torch.optim.Optimizer, step: int
+) -> None:
+    """Write all that going on needs, whole or not at all."""
+    state = {"network": network.state_dict(), "average": average, "step": step, "stepper": stepper.state_dict()}
+    torch.save(state, file.with_suffix(".partial"))
+    os.replace(file.with_suffix(".partial"), file)
 
 
 def save(
@@ -309,8 +311,15 @@ def train(arguments: argparse.Namespace) -> int:
     average = [p.detach().clone() for p in network.parameters()]
     schedule = NoiseSchedule(DiffusionSettings(parameterization="v")).to(device)
     compiled = torch.compile(network) if arguments.compile else network
-    steppers = optimisers(network, arguments.rate, arguments.muon)
-    began, step, log = time.time(), 0, (out / "log.csv").open("w")
+    stepper = torch.optim.AdamW(
+        network.parameters(), arguments.rate, (0.9, 0.98), weight_decay=0.01, fused=device.type == "cuda"
+    )
+    began, step, log = time.time(), 0, (out / "log.csv").open("a")
+    if arguments.resume and (arguments.resume / "state.pt").is_file():
+        state = torch.load(arguments.resume / "state.pt", map_location=device, weights_only=True)
+        network.load_state_dict(state["network"])
+        average, step = state["average"], state["step"]
+        stepper.load_state_dict(state["stepper"])
     saved = told = began
     sums = torch.zeros(3, 2, device=device)
     print(
@@ -322,19 +331,18 @@ def train(arguments: argparse.Namespace) -> int:
         windows.add(arguments.fresh, arguments.remix)
         z, plan, coherent = windows.draw(arguments.batch)
         z = (z - mean) / std
-        t, mixed = draw_task(coherent, schedule.num_timesteps)
+        t, mixed = draw_task(coherent, schedule.num_timesteps, arguments.separation)
         with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
             losses = loss_of(
                 compiled, schedule, z[:, :STEMS], z[:, STEMS] * mixed[:, None, None, None], hide_plans(plan), t, weight
             )
-        for stepper in steppers:
-            for group in stepper.param_groups:
-                group["lr"] = arguments.rate * learning_rate(seconds / (arguments.minutes * 60), step)
-            stepper.zero_grad()
+        for group in stepper.param_groups:
+            done = 0.0 if arguments.constant else seconds / (arguments.minutes * 60)
+            group["lr"] = arguments.rate * learning_rate(done, step)
+        stepper.zero_grad()
         losses.mean().backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        for stepper in steppers:
-            stepper.step()
+        stepper.step()
         step += 1
         torch._foreach_lerp_(
             average, [p.detach() for p in network.parameters()], 1 - min(arguments.ema, (1 + step) / (10 + step))
@@ -358,38 +366,76 @@ def train(arguments: argparse.Namespace) -> int:
             told = now
         if arguments.save_minutes and time.time() - saved > arguments.save_minutes * 60:
             save(out, network, average, mean[:, 0], 1 / std[:, 0], step, arguments.parts)
+            if arguments.constant:
+                save_state(out / "state.pt", network, average, stepper, step)
             saved = time.time()
     save(out, network, average, mean[:, 0], 1 / std[:, 0], step, arguments.parts)
+    if arguments.model:
+        write_model(out, arguments.first_stage, arguments.model)
     (out / "arguments.json").write_text(json.dumps({k: str(v) for k, v in vars(arguments).items()}, indent=1))
     return 0
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m weights.quickstart.pretrain", description=__doc__.split("\n")[0])
-    parser.add_argument("--songs", type=Path, required=True, metavar="DIR", help="where data.endless writes")
-    parser.add_argument("--first-stage", default="quickstart", metavar="MODEL", help="whose VAE is used")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on from weights that an earlier call wrote")
-    parser.add_argument("--minutes", type=float, default=9.0)
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--hours", type=float, default=80.0, help="of music in memory at most (0.5 GB each)")
-    parser.add_argument("--least", type=int, default=64, help="songs to wait for")
-    parser.add_argument("--ring", type=int, default=24_000, help="encoded windows in memory (0.09 MB each)")
-    parser.add_argument("--batch", type=int, default=512)
-    parser.add_argument("--fresh", type=int, default=64, help="windows encoded for each step")
-    parser.add_argument("--remix", type=float, default=0.3)
-    parser.add_argument("--width", type=int, default=384)
-    parser.add_argument("--depth", type=int, default=8)
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--ema", type=float, default=0.999)
-    parser.add_argument("--muon", action="store_true")
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--bf16", action="store_true")
-    parser.add_argument("--parts", action="store_true", help="in files of 15 MB")
-    parser.add_argument("--save-minutes", type=float, default=2.0)
-    parser.add_argument("--every", type=int, default=100, help="steps between lines of the log")
-    parser.add_argument("--seed", type=int, default=0)
+    parser = argparse.ArgumentParser(
+        prog="python -m weights.quickstart.pretrain", description=(__doc__ or "").split("\n")[0]
+    )
+    add = parser.add_argument
+    add(
+        "--songs",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="where data.endless writes; songs are removed once read",
+    )
+    add("--out", type=Path, required=True, metavar="DIR", help="for weights and log.csv")
+    add("--model", type=Path, metavar="FILE", help="at the end write the whole model to this .safetensors")
+    add("--first-stage", default="quickstart", metavar="MODEL", help="whose VAE is used (default: %(default)s)")
+    add("--resume", type=Path, metavar="DIR", help="go on from what an earlier call wrote to its --out")
+    add(
+        "--minutes",
+        type=float,
+        default=9.0,
+        help="length of the training; the rate falls over it (default: %(default)s)",
+    )
+    add("--constant", action="store_true", help="keep the rate constant, and keep all that resuming needs")
+    add("--device", default="cuda", help="default: %(default)s")
+    add("--bf16", action="store_true", help="matrix products in bfloat16")
+    add("--compile", action="store_true", help="compile the network: a minute at the start, then faster on a GPU")
+    add("--hours", type=float, default=80.0, help="music in memory at most, 0.5 GB an hour (default: %(default)s)")
+    add("--least", type=int, default=64, metavar="N", help="songs to wait for at the start (default: %(default)s)")
+    add(
+        "--ring",
+        type=int,
+        default=24_000,
+        metavar="N",
+        help="encoded windows in memory, 0.09 MB each (default: %(default)s)",
+    )
+    add("--batch", type=int, default=512, metavar="N", help="windows of a step (default: %(default)s)")
+    add("--fresh", type=int, default=64, metavar="N", help="windows encoded for each step (default: %(default)s)")
+    add(
+        "--remix",
+        type=float,
+        default=0.3,
+        metavar="P",
+        help="share of windows of unrelated stems (default: %(default)s)",
+    )
+    add(
+        "--separation",
+        type=float,
+        default=0.3,
+        metavar="P",
+        help="share of songs that are separated (default: %(default)s)",
+    )
+    add("--width", type=int, default=384, help="of the network's tokens (default: %(default)s)")
+    add("--depth", type=int, default=8, help="the network's blocks (default: %(default)s)")
+    add("--rate", type=float, default=1.2e-3, help="learning rate (default: %(default)s)")
+    add("--ema", type=float, default=0.999, help="decay of the averaged weights (default: %(default)s)")
+    add("--parts", action="store_true", help="write the weights in files of at most 15 MB")
+    add("--save-minutes", type=float, default=2.0, help="time between saved weights (default: %(default)s)")
+    add("--every", type=int, default=100, metavar="N", help="steps between lines of the log (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of the network's first weights (default: %(default)s)")
     return parser
 
 
