@@ -21,8 +21,8 @@ import torch
 from latent_diffusion.checkpoints import convert
 from latent_diffusion.diffusion import NoiseSchedule
 from latent_diffusion.ema import shadow_name
+from latent_diffusion.inference import MultiTrackPipeline
 from latent_diffusion.musicldm import MusicLDM
-from latent_diffusion.pipeline import MultiTrackPipeline
 from latent_diffusion.settings import ModelSettings, UNetSettings
 from utilities.weights import describe_weights
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.separation import read_tracks
 from latent_diffusion.errors import MSGLDError
-from latent_diffusion.pipeline import SamplingSettings
+from latent_diffusion.inference import SamplingSettings
 from utilities.evaluation.metrics import MetricTable, is_silent
 from utilities.songs import load_model
 

@@ -38,8 +38,8 @@ def training_step() -> dict[str, float]:
     """One optimiser step on one window, from waveforms: encoding, loss, gradients, AdamW, averaged weights."""
     import torch
 
+    from latent_diffusion.inference import mix
     from latent_diffusion.musicldm import MusicLDM
-    from latent_diffusion.pipeline import mix
     from latent_diffusion.settings import ModelSettings
 
     settings = ModelSettings()

@@ -31,7 +31,7 @@ from benchmarks.published import PublishedPipeline, as_published
 from benchmarks.separation import parse_variant, read_track
 from latent_diffusion.errors import MSGLDError
 from latent_diffusion.first_stage import FirstStage
-from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings
+from latent_diffusion.inference import MaskSettings, MultiTrackPipeline, SamplingSettings
 from latent_diffusion.resampling import resample
 from latent_diffusion.settings import MelSettings, ModelSettings
 from latent_diffusion.unet import UNet3d
@@ -78,7 +78,8 @@ def ways(pipeline: MultiTrackPipeline, folder: Path, sampling: SamplingSettings)
     def ours(refine: str) -> Tensor:
         mixture, _ = read_audio(folder / "mixture.wav")
         return write(
-            refine, torch.cat(list(pipeline.separate(mixture, rate, sampling=sampling, refine=refine).values()))
+            refine,
+            torch.cat(list(pipeline.separate(mixture, rate, sampling=sampling, masks=MaskSettings(refine)).values())),
         )
 
     return {

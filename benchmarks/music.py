@@ -61,8 +61,9 @@ from benchmarks.measures import (
 )
 from latent_diffusion.errors import ConfigError, DataError, MSGLDError
 from latent_diffusion.first_stage import LogMel
+from latent_diffusion.inference import MultiTrackPipeline, SamplingSettings, mix
+from latent_diffusion.inference.denoise import Batch, Denoising
 from latent_diffusion.models import DEFAULT_MODEL, find_checkpoint
-from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings, mix
 from latent_diffusion.plan import Plan
 from latent_diffusion.settings import MelSettings, ModelSettings
 from latent_diffusion.tasks import Arrangement, Generation, Task
@@ -130,7 +131,7 @@ def sample(
         seeds = [seed * 100_000 + start + i for i in range(len(given))]
         plans = tuple(pipeline.plan_for(task.plan, one) for one in seeds) if isinstance(task, Generation) else None
         followed = replace(task, plan=plans) if plans and plans[0] else replace(task, plan=None)
-        parts.append(pipeline.denoise(followed, mix(given), given, seeds, sampling))
+        parts.append(Denoising(pipeline, Batch(followed, seeds, mix(given), given), sampling).run())
     return torch.cat(parts)
 
 

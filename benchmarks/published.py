@@ -20,8 +20,8 @@ from torch.utils.checkpoint import checkpoint
 
 from latent_diffusion.first_stage.autoencoder import SpatialAttention
 from latent_diffusion.first_stage.vocoder import WeightNormMixin
+from latent_diffusion.inference import MultiTrackPipeline, mix
 from latent_diffusion.noise import generators, randn
-from latent_diffusion.pipeline import MultiTrackPipeline, mix
 from latent_diffusion.unet.blocks import AttentionBlock
 from utilities.audio import read_audio, resample, to_mono
 from utilities.data.stems import StemDataset, Track

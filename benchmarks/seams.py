@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.separation import read_track
-from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings, mask_mixture
-from latent_diffusion.pipeline.windows import Windows, cut_windows
+from latent_diffusion.inference import MultiTrackPipeline, SamplingSettings, mask_mixture
+from latent_diffusion.inference.windows import Windows
 from latent_diffusion.resampling import resample
-from latent_diffusion.tasks import Separation
+from latent_diffusion.tasks import MaskSettings, Separation
 from utilities.evaluation.metrics import bootstrap_interval, si_sdr_improvement
 
 Made = tuple[Tensor, list[int], float | None]  # log-mels (S, T, M), frames of the seams, RMS between neighbours
@@ -41,10 +41,10 @@ def run(pipeline: MultiTrackPipeline, mixture: Tensor, sampling: SamplingSetting
     frames, r = pipeline.settings.mel.frames, pipeline.settings.autoencoder.reduction
     coarse = pipeline.windows(len(mixture) // pipeline.latent_hop, sampling.overlap)
     fine = coarse.scaled(r)
-    pieces = cut_windows(mixture, pipeline.settings.mel.window_samples)
+    pieces = mixture.reshape(-1, pipeline.settings.mel.window_samples)
     overlapping = fine.scaled(pipeline.settings.mel.hop_length).cut(mixture[None], axis=-1)[0]
     cut, alone, together = (
-        pipeline.run(Separation(refine="mask"), batch, seeds=range(len(batch)), sampling=sampling)
+        pipeline.run(Separation(masks=MaskSettings()), batch, seeds=range(len(batch)), sampling=sampling)
         for batch in (pieces, overlapping, mixture[None])
     )
     cut, faded, blended = cut.log_mels, alone.log_mels, pipeline.decode_log_mels(coarse.cut(together.latents)[0])

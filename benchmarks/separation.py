@@ -45,9 +45,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from latent_diffusion.errors import ConfigError, DataError, MSGLDError
-from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings, mask_mixture
-from latent_diffusion.pipeline.sections import Job, run_sections
-from latent_diffusion.pipeline.windows import Windows
+from latent_diffusion.inference import MultiTrackPipeline, SamplingSettings, mask_mixture
+from latent_diffusion.inference.sections import Job, SectionRun
+from latent_diffusion.inference.windows import Windows
 from latent_diffusion.resampling import resample
 from latent_diffusion.tasks import MASK_ROUNDS, Separation
 from utilities.audio import read_audio
@@ -173,7 +173,7 @@ def separate(pipeline: MultiTrackPipeline, track: Track, variant: Variant) -> Te
         return F.pad(part, (0, count - len(part)))
 
     job = Job(Separation(variant.guidance), len(mixture), read, None, variant.seed)
-    pieces = run_sections(pipeline, job, s, waveforms=False)
+    pieces = SectionRun(pipeline, job, s, waveforms=False).pieces()
     return torch.cat(list(pieces), dim=1)[:, : len(mixture) // pipeline.settings.mel.hop_length]
 
 

@@ -23,8 +23,8 @@ import soundfile
 import torch
 
 from benchmarks.checkpoint_memory import peak_bytes
+from latent_diffusion.inference import SamplingSettings
 from latent_diffusion.musicldm import MusicLDM
-from latent_diffusion.pipeline import SamplingSettings
 from latent_diffusion.settings import AutoencoderSettings, ModelSettings, UNetSettings, VocoderSettings
 from utilities.songs import Song, Tally, separate_songs
 

@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from benchmarks.separation import Track, Variant, parse_variant, read_tracks, separate
 from latent_diffusion.errors import MSGLDError
+from latent_diffusion.inference import MultiTrackPipeline
 from latent_diffusion.models import find_checkpoint
-from latent_diffusion.pipeline import MultiTrackPipeline
 from utilities.evaluation.metrics import bootstrap_interval, is_silent, log_mel_mse
 from utilities.songs import load_model
 

@@ -30,12 +30,13 @@ from latent_diffusion.checkpoints import (
 )
 from latent_diffusion.diffusion import NoiseSchedule
 from latent_diffusion.diffusion.loss import LossSettings, diffusion_loss
+from latent_diffusion.diffusion.samplers import Progress
 from latent_diffusion.ema import EMA
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.first_stage import DiagonalGaussian, FirstStage
+from latent_diffusion.inference import MultiTrackPipeline, SamplingSettings
 from latent_diffusion.networks import build_network
 from latent_diffusion.noise import NoiseSource
-from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings
 from latent_diffusion.plan import drawn_plan
 from latent_diffusion.rates import rate_factor
 from latent_diffusion.settings import ModelSettings, StemTransformerSettings
@@ -146,6 +147,7 @@ class MusicLDM(pl.LightningModule):
         self.register_buffer("latent_mean", torch.zeros(self._scale_shape), persistent=self._has_mean)
         logvar = torch.full((settings.diffusion.timesteps,), self.training_settings.logvar_init)
         self.logvar = nn.Parameter(logvar, requires_grad=self.training_settings.learn_logvar)
+        self.sampling_progress: Progress | None = None  # told of every network call while validation samples
 
     @property
     def pipeline(self) -> MultiTrackPipeline:
@@ -417,7 +419,8 @@ class MusicLDM(pl.LightningModule):
         seeds = [zlib.crc32(name.encode(), self.evaluation.seed & 0xFFFFFFFF) for name in batch["name"]]
         if self.evaluation.draw_plans:
             task = replace(task, plan=tuple(drawn_plan(seed) for seed in seeds))
-        result = self.pipeline.run(task, batch["mixture"], batch["stems"], seeds, self.evaluation.sampling)
+        sampling, progress = self.evaluation.sampling, self.sampling_progress
+        result = self.pipeline.run(task, batch["mixture"], batch["stems"], seeds, sampling, progress)
         stage = self.first_stage_model
         return {
             "task": task.name,

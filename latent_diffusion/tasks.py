@@ -55,38 +55,57 @@ class Task:
 
 
 @dataclass(frozen=True)
+class MaskSettings:
+    """How stems are cut out of a mixture.
+
+    Args:
+        refine: "mask" for waveforms cut out of the mixture itself by the stems' log-mels, which sum to it; "none", as
+            published, for what the vocoder makes of the log-mels.
+        exponent: of the magnitudes that the masks compare; a higher one gives more of a place to its loudest stem.
+            None: 2, and 1.2 for the sampler "mean".
+        rounds: how often median filters sharpen the masks (see `inference.median_filters`); 0: masks as wide as mel
+            bands. Each round costs time.
+
+    Raises:
+        ConfigError: another refinement, an exponent that is not above 0, or rounds out of range.
+    """
+
+    refine: str = "mask"
+    exponent: float | None = None
+    rounds: int = MASK_ROUNDS
+
+    def __post_init__(self) -> None:
+        if self.refine not in REFINEMENTS:
+            raise ConfigError(f"refine: found {self.refine!r}, expected one of {', '.join(REFINEMENTS)}")
+        if self.exponent is not None and not (math.isfinite(self.exponent) and self.exponent > 0):
+            raise ConfigError(f"mask exponent: found {self.exponent}, expected a number above 0")
+        if not 0 <= self.rounds <= MOST_MASK_ROUNDS:
+            raise ConfigError(f"mask rounds: found {self.rounds}, expected 0 to {MOST_MASK_ROUNDS}")
+
+    def exponent_or(self, suited: float) -> float:
+        """The exponent that was asked for, else the one that suits the sampler."""
+        return suited if self.exponent is None else self.exponent
+
+
+@dataclass(frozen=True)
 class Separation(Task):
     """All stems from their mixture.
 
     Args:
         guidance_scale: above 1 follows the mixture more closely.
-        refine: "mask" for waveforms cut out of the mixture itself by the stems' log-mels, which sum to it; "none", as
-            published, for what the vocoder makes of the log-mels.
-        mask_exponent: of the magnitudes that the masks compare; more decides harder. None for what suits the sampler.
-        mask_rounds: in which the masks are sharpened (see `pipeline.kernels`); 0: as wide as mel bands.
+        masks: how the stems' waveforms are made, and how further passes cut the mixture; by default, as published, the
+            vocoder makes them.
     """
 
-    refine: str = "none"
-    mask_exponent: float | None = None
-    mask_rounds: int = MASK_ROUNDS
+    masks: MaskSettings = MaskSettings(refine="none")
 
     name = "separation"
 
     def __post_init__(self) -> None:
-        if self.refine not in REFINEMENTS:
-            raise ConfigError(f"refine: found {self.refine!r}, expected one of {', '.join(REFINEMENTS)}")
-        if self.mask_exponent is not None and not (math.isfinite(self.mask_exponent) and self.mask_exponent > 0):
-            raise ConfigError(f"mask exponent: found {self.mask_exponent}, expected a number above 0")
-        if not 0 <= self.mask_rounds <= MOST_MASK_ROUNDS:
-            raise ConfigError(f"mask rounds: found {self.mask_rounds}, expected 0 to {MOST_MASK_ROUNDS}")
         if not self.needs_mixture:
             raise ConfigError(
                 "separation: guidance scale 0 leaves the mixture out; use a scale above 0 or task generation"
             )
-
-    def exponent(self, suited: float) -> float:
-        """Of the masks: what was asked for, else what suits the sampler."""
-        return suited if self.mask_exponent is None else self.mask_exponent
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from latent_diffusion.diffusion.guidance import Condition
 from latent_diffusion.diffusion.loss import LossSettings
 from latent_diffusion.ema import EMA
 from latent_diffusion.first_stage import AutoencoderKL, DiagonalGaussian, HiFiGAN, LogMel
+from latent_diffusion.inference import MultiTrackPipeline, mix
 from latent_diffusion.musicldm import MusicLDM, TrainingSettings
-from latent_diffusion.pipeline import MultiTrackPipeline, mix
 from latent_diffusion.settings import AutoencoderSettings, ModelSettings, UNetSettings, VocoderSettings
 from latent_diffusion.unet import UNet3d
 

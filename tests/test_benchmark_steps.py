@@ -10,7 +10,7 @@ import torch
 from benchmarks import steps
 from benchmarks.separation import parse_variant
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.pipeline import SamplingSettings
+from latent_diffusion.inference import SamplingSettings
 from tests.tiny import model, write_songs
 
 

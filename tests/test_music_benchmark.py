@@ -14,7 +14,7 @@ import torch
 from benchmarks import music
 from benchmarks.measures import measured
 from latent_diffusion.errors import DataError
-from latent_diffusion.pipeline import MultiTrackPipeline
+from latent_diffusion.inference import MultiTrackPipeline
 from tests import tiny
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.published import PublishedAttention, PublishedPipeline, WholeFileDataset, as_published
-from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings, mix
+from latent_diffusion.inference import MultiTrackPipeline, SamplingSettings, mix
 from latent_diffusion.tasks import Separation
 from tests.tiny import MEL, STEMS, model, pipeline, tones, write_songs
 from utilities.data.stems import StemDataset

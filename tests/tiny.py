@@ -12,8 +12,8 @@ import yaml
 from torch import Tensor
 
 from latent_diffusion.ema import EMA
+from latent_diffusion.inference import MultiTrackPipeline
 from latent_diffusion.musicldm import EvaluationSettings, MusicLDM, TrainingSettings
-from latent_diffusion.pipeline import MultiTrackPipeline
 from latent_diffusion.settings import (
     AutoencoderSettings,
     DiffusionSettings,

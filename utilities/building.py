@@ -79,8 +79,8 @@ def build_model(config: Config) -> pl.LightningModule:
 
 def _build_msgld(config: Config) -> MusicLDM:
     from latent_diffusion.diffusion.loss import LossSettings
+    from latent_diffusion.inference import SamplingSettings
     from latent_diffusion.musicldm import EvaluationSettings, MusicLDM, TrainingSettings
-    from latent_diffusion.pipeline import SamplingSettings
 
     p, e = config.model.params, config.model.params.evaluation_params
     if e.n_candidates_per_samples > 1:
@@ -136,7 +136,7 @@ def _build_task(config: Config) -> Task:
     Raises:
         ConfigError: options of a separation for another task.
     """
-    from latent_diffusion.tasks import Generation, Separation, make_task
+    from latent_diffusion.tasks import Generation, MaskSettings, Separation, make_task
 
     e = config.model.params.evaluation_params
     task = make_task(task_name(config), guidance_scale(config), tuple(config.data.params.path.stems_to_inpaint))
@@ -144,7 +144,7 @@ def _build_task(config: Config) -> Task:
         where = f"{config.path}: model.params.evaluation_params.draw_plans"
         raise ConfigError(f"{where}: found true, expected false: the task is {task.name}")
     if isinstance(task, Separation):
-        return replace(task, refine=e.refine, mask_exponent=e.mask_exponent, mask_rounds=e.mask_rounds)
+        return replace(task, masks=MaskSettings(e.refine, e.mask_exponent, e.mask_rounds))
     for name, plain in {"refine": "none", "average": 1, "passes": 1}.items():
         if getattr(e, name) != plain:
             where = f"{config.path}: model.params.evaluation_params.{name}"

@@ -26,7 +26,7 @@ from .data.datamodule import train_loader
 from .files import safe_name, whole_file
 from .report.render import write_run_report
 from .results import ResultWriter
-from .training_view import TrainingView, ValidationAudio
+from .training_view import SamplingBar, TrainingView, ValidationAudio
 
 if TYPE_CHECKING:
     from torch import nn
@@ -145,7 +145,7 @@ def build_trainer(config: Config, folder: Path, step: int | None = None) -> pl.T
     training = config.mode in TRAINING_MODES
     validates = bool(config.data.params.path.valid_data)
     callbacks: list[pl.Callback] = [TQDMProgressBar(), ResultWriter(folder, step=step, seed=config.seed)]
-    callbacks.append(ValidationAudio(step=step))
+    callbacks += [ValidationAudio(step=step), SamplingBar()]
     if training:
         callbacks.append(TrainingView(folder, t.log_every_n_steps))
         if validates and t.save_top_k:

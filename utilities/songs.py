@@ -5,21 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from latent_diffusion.errors import ConfigError, DataError
+from latent_diffusion.inference import MultiTrackPipeline, SamplingSettings
+from latent_diffusion.inference.hearing import MonoSource
 from latent_diffusion.models import find_checkpoint
-from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings
-from latent_diffusion.pipeline.hearing import MonoSource
 from latent_diffusion.plan import Plan
-from latent_diffusion.tasks import MASK_ROUNDS
+from latent_diffusion.tasks import MaskSettings
 
 from .audio import (
     AudioInfo,
@@ -32,6 +30,7 @@ from .audio import (
     why_unreadable,
     write_stems,
 )
+from .bar import Bar
 
 log = logging.getLogger(__name__)
 
@@ -136,25 +135,6 @@ def _songs_in(folder: Path, out: Path, tally: Tally) -> Iterator[Path]:
         yield from filter(is_readable, files)
 
 
-@contextmanager
-def _bar(label: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar with the time left, as a callback (done, total)."""
-    shown = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
-    bar = None
-
-    def report(done: int, total: int) -> None:
-        nonlocal bar
-        if bar is None:  # not before there is something to show: what is refused first shall be one line
-            bar = tqdm(desc=label, total=total, disable=quiet, bar_format=shown, leave=False, dynamic_ncols=True)
-        bar.update(done - bar.n)
-
-    try:
-        yield report
-    finally:
-        if bar is not None:
-            bar.close()
-
-
 def separate_songs(
     pipeline: MultiTrackPipeline,
     songs: list[Song],
@@ -163,9 +143,7 @@ def separate_songs(
     tally: Tally,
     guidance: float | Mapping[str, float] = 1.0,
     seed: int = 0,
-    refine: str = "mask",
-    exponent: float | None = None,
-    rounds: int = MASK_ROUNDS,
+    masks: MaskSettings = MaskSettings(),
     kind: str = "wav",
     skip_existing: bool = False,
     quiet: bool = False,
@@ -176,7 +154,7 @@ def separate_songs(
         pipeline: the model.
         songs: what to take apart.
         out: each song's stems go to `out / song.folder / <stem>.<kind>`.
-        sampling, guidance, seed, refine, exponent, rounds: as `MultiTrackPipeline.separate` has them.
+        sampling, guidance, seed, masks: as `MultiTrackPipeline.separate` has them.
         tally: gets what became of each.
         kind: wav or flac.
         skip_existing: leave out songs whose stems are all there, and as long as they should be.
@@ -190,13 +168,15 @@ def separate_songs(
                 if target.resolve() in inputs:
                     raise DataError(f"{song.path}: its stems would be written over {target}; choose another --out")
             source = FileSource(song.path)
-            shape = source.info if refine == "mask" else _heard(pipeline, source)
+            shape = source.info if masks.refine == "mask" else _heard(pipeline, source)
             if skip_existing and are_there(folder, pipeline.stems, shape, kind):
                 tally.skipped.append(song.path)
                 continue
             source.check()
-            with _bar(f"{number}/{len(songs)} {song.path.name}", quiet) as progress:
-                pieces = pipeline.stream_separate(source, guidance, seed, sampling, progress, refine, exponent, rounds)
+            with Bar(f"{number}/{len(songs)} {song.path.name}", quiet) as progress:
+                pieces = pipeline.stream_separate(
+                    source, guidance=guidance, masks=masks, sampling=sampling, seed=seed, progress=progress
+                )
                 write_stems(folder, pipeline.stems, pieces, shape, kind)
         except ConfigError:
             raise  # not this song's fault: the next ones would fail alike
@@ -244,7 +224,7 @@ def generate_song(
         return []
     for source in sources:
         source.check()
-    with _bar(folder.name, quiet) as progress:
+    with Bar(folder.name, quiet) as progress:
         pieces = pipeline.stream_generate(seconds, seed, sampling, progress, given, plan)
         return write_stems(folder, pipeline.stems, pieces, shape, kind, mix=True)
 
@@ -326,7 +306,7 @@ def arrange_song(
         return []
     for source in given.values():
         source.check()
-    with _bar(folder.name, quiet) as progress:
+    with Bar(folder.name, quiet) as progress:
         pieces: Iterable[Tensor] = pipeline.stream_arrange(given, make, guidance, seed, sampling, progress, plan)
         return write_stems(folder, pipeline.stems, pieces, shape, kind, mix=True)
 

@@ -19,6 +19,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from .bar import Bar
 from .files import whole_file
 from .report.curves import CSV_NAME, append_values, draw_training, read_values
 
@@ -157,3 +158,19 @@ class ValidationAudio(pl.Callback):
 def _items_of(batch: Any) -> int:
     names = batch.get("name") if isinstance(batch, Mapping) else None
     return len(names) if names is not None else 1
+
+
+class SamplingBar(pl.Callback):
+    """A bar for the network calls of each validation batch that is sampled, beside Lightning's own for the batches."""
+
+    def on_validation_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """Let the model tell a new bar."""
+        if hasattr(pl_module, "sampling_progress"):
+            pl_module.sampling_progress = Bar("sampling", quiet=not trainer.is_global_zero)
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """Take it away."""
+        bar = getattr(pl_module, "sampling_progress", None)
+        if isinstance(bar, Bar):
+            bar.__exit__()
+            pl_module.sampling_progress = None

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 
 from latent_diffusion.checkpoints import read_weights, reading, writing
+from latent_diffusion.inference import MultiTrackPipeline
 from latent_diffusion.inspection import summarise
-from latent_diffusion.pipeline import MultiTrackPipeline
 from tests.latent_diffusion.test_checkpoints import TINY, error, published, tiny_model
 
 

@@ -19,9 +19,9 @@ from latent_diffusion.checkpoints import contents, convert, read_weights, settin
 from latent_diffusion.diffusion import NoiseSchedule
 from latent_diffusion.errors import CheckpointError
 from latent_diffusion.first_stage import AutoencoderKL, HiFiGAN
+from latent_diffusion.inference import MultiTrackPipeline
 from latent_diffusion.inspection import summarise
 from latent_diffusion.musicldm import MusicLDM, TrainingSettings
-from latent_diffusion.pipeline import MultiTrackPipeline
 from latent_diffusion.settings import AutoencoderSettings, DiffusionSettings, ModelSettings, VocoderSettings
 from tests import tiny
 

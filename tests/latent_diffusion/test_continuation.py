@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.errors import ConfigError, DataError
-from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings
-from latent_diffusion.pipeline.continuation import _last_latents
+from latent_diffusion.inference import MultiTrackPipeline, SamplingSettings
+from latent_diffusion.inference.continuation import _last_latents
 from latent_diffusion.resampling import resample
 from tests.tiny import MEL, STEMS, pipeline, tones
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings
-from latent_diffusion.pipeline.hearing import MonoSource, level_of
-from latent_diffusion.pipeline.inputs import ArraySource
+from latent_diffusion.inference import MaskSettings, MultiTrackPipeline, SamplingSettings
+from latent_diffusion.inference.hearing import MonoSource, level_of
+from latent_diffusion.inference.inputs import ArraySource
 from tests.tiny import MEL, STEMS, pipeline, tones
 
 FAST = SamplingSettings(steps=2, batch_size=2)
@@ -44,9 +44,9 @@ def likeness(found: Tensor, expected: Tensor) -> float:
 @pytest.mark.parametrize("refine", ["mask", "none"])
 def test_stems_do_not_depend_on_the_level(tiny: MultiTrackPipeline, refine: str) -> None:
     audio = tones(3 * MEL.window_samples, 2)
-    expected = tiny.separate(audio, RATE, sampling=FAST, refine=refine)
+    expected = tiny.separate(audio, RATE, sampling=FAST, masks=MaskSettings(refine))
     for scale in (1e-6, 1e-3, 0.3, 30.0, 1e4):
-        made = tiny.separate(scale * audio, RATE, sampling=FAST, refine=refine)
+        made = tiny.separate(scale * audio, RATE, sampling=FAST, masks=MaskSettings(refine))
         for name in STEMS:
             torch.testing.assert_close(made[name] / scale, expected[name], atol=1e-4, rtol=0)
 
@@ -54,10 +54,10 @@ def test_stems_do_not_depend_on_the_level(tiny: MultiTrackPipeline, refine: str)
 def test_what_is_made_for_given_stems_is_as_loud_as_they_are(tiny: MultiTrackPipeline) -> None:
     given = dict(zip(STEMS[:2], tones(3 * MEL.window_samples, 2), strict=True))
     for guidance in (0.0, 2.0):
-        expected = tiny.arrange(given, RATE, guidance_scale=guidance, sampling=FAST)
+        expected = tiny.arrange(given, RATE, guidance=guidance, sampling=FAST)
         for scale in (1e-3, 30.0):
             louder = {name: scale * x for name, x in given.items()}
-            made = tiny.arrange(louder, RATE, guidance_scale=guidance, sampling=FAST)
+            made = tiny.arrange(louder, RATE, guidance=guidance, sampling=FAST)
             assert all(torch.equal(made[name][0], louder[name]) for name in given)
             for name in STEMS[2:]:
                 torch.testing.assert_close(made[name] / scale, expected[name], atol=1e-4, rtol=0)

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 
 from latent_diffusion.diffusion.loss import LossSettings
 from latent_diffusion.ema import EMA
+from latent_diffusion.inference import SamplingSettings
 from latent_diffusion.musicldm import EvaluationSettings, MusicLDM, TrainingSettings
-from latent_diffusion.pipeline import SamplingSettings
 from latent_diffusion.tasks import Arrangement, Generation, Separation, Task
 from tests.tiny import MEL, STEMS, batch, model
 

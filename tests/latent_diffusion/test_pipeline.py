@@ -11,9 +11,8 @@ import torchaudio
 from torch import Tensor
 
 from latent_diffusion.errors import ConfigError, DataError
-from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings, mix
-from latent_diffusion.pipeline.windows import cut_windows, join_windows
-from latent_diffusion.tasks import Arrangement, Generation, Separation, make_task
+from latent_diffusion.inference import MultiTrackPipeline, SamplingSettings, mix
+from latent_diffusion.tasks import Arrangement, Generation, MaskSettings, Separation, make_task
 from tests.tiny import MEL, STEMS, pipeline, tones
 
 FAST = SamplingSettings(steps=2, batch_size=2)
@@ -53,8 +52,8 @@ def test_default_length_is_one_window(tiny: MultiTrackPipeline) -> None:
 
 def test_stereo_is_mixed_down(tiny: MultiTrackPipeline) -> None:
     left, right = tones(WINDOW, 2)
-    mono = tiny.separate((left + right) / 2, RATE, sampling=FAST, refine="none")
-    stereo = tiny.separate(torch.stack([left, right]).numpy(), RATE, sampling=FAST, refine="none")
+    mono = tiny.separate((left + right) / 2, RATE, sampling=FAST, masks=MaskSettings("none"))
+    stereo = tiny.separate(torch.stack([left, right]).numpy(), RATE, sampling=FAST, masks=MaskSettings("none"))
     check(stereo, WINDOW)
     for name in STEMS:
         torch.testing.assert_close(stereo[name], mono[name], atol=1e-4, rtol=0)
@@ -63,19 +62,12 @@ def test_stereo_is_mixed_down(tiny: MultiTrackPipeline) -> None:
 @pytest.mark.parametrize("rate", [2000, 11_025, 44_100])
 def test_other_rates_are_resampled(tiny: MultiTrackPipeline, rate: int) -> None:
     samples = int(0.5 * rate)
-    found = tiny.separate(mixture(samples, rate).double().numpy(), rate, sampling=FAST, refine="none")
+    found = tiny.separate(mixture(samples, rate).double().numpy(), rate, sampling=FAST, masks=MaskSettings("none"))
     check(found, -(-samples * RATE // rate))
     resampled = torchaudio.functional.resample(mixture(samples, rate), rate, RATE)
-    expected = tiny.separate(resampled, RATE, sampling=FAST, refine="none")
+    expected = tiny.separate(resampled, RATE, sampling=FAST, masks=MaskSettings("none"))
     for name in STEMS:
         torch.testing.assert_close(found[name], expected[name], atol=1e-4, rtol=0)
-
-
-def test_windows_are_cut_and_joined() -> None:
-    waveform = torch.arange(10.0).repeat(3, 1)
-    windows = cut_windows(waveform, 4)
-    assert windows.shape == (3, 3, 4) and not windows[:, 2, 2:].any()
-    assert torch.equal(join_windows(windows.transpose(0, 1), 10), waveform)
 
 
 # ---- randomness
@@ -108,9 +100,9 @@ def test_the_mixture_takes_part_as_the_scale_says(tiny: MultiTrackPipeline) -> N
     audio = mixture(WINDOW)
     plain = tiny.separate(audio, RATE, sampling=FAST)
     assert not torch.allclose(plain["bass"], tiny.separate(0.2 * audio, RATE, sampling=FAST)["bass"], atol=1e-3)
-    strong = tiny.separate(audio, RATE, guidance_scale=4.0, sampling=FAST)
+    strong = tiny.separate(audio, RATE, guidance=4.0, sampling=FAST)
     assert not torch.allclose(plain["bass"], strong["bass"], atol=1e-3)
-    one_each = tiny.separate(audio, RATE, guidance_scale=[1.0] * 4, sampling=FAST)
+    one_each = tiny.separate(audio, RATE, guidance=[1.0] * 4, sampling=FAST)
     assert all(torch.equal(plain[name], one_each[name]) for name in STEMS)
 
 
@@ -124,7 +116,7 @@ def test_given_stems_come_back_unchanged(tiny: MultiTrackPipeline) -> None:
     assert float(made["bass"].abs().max()) > 0 and not torch.equal(made["bass"], made["guitar"])
     louder = tiny.arrange(given | {"piano": 0.3 * given["piano"]}, RATE, sampling=FAST)
     assert not torch.allclose(louder["bass"], made["bass"], atol=1e-4), "what is made depends on what is given"
-    guided = tiny.arrange(given, RATE, guidance_scale=2.0, sampling=FAST)
+    guided = tiny.arrange(given, RATE, guidance=2.0, sampling=FAST)
     assert not torch.allclose(guided["bass"], made["bass"], atol=1e-4)
 
 
@@ -250,9 +242,9 @@ def test_unusable_stems(tiny: MultiTrackPipeline) -> None:
 def test_unusable_tasks(tiny: MultiTrackPipeline) -> None:
     audio = mixture(WINDOW)
     with pytest.raises(ConfigError, match="separation: guidance scale 0"):
-        tiny.separate(audio, RATE, guidance_scale=0)
+        tiny.separate(audio, RATE, guidance=0)
     with pytest.raises(ConfigError, match="guidance scale: found 2 numbers, expected one or 4"):
-        tiny.separate(audio, RATE, guidance_scale=[1.0, 2.0], sampling=FAST)
+        tiny.separate(audio, RATE, guidance=[1.0, 2.0], sampling=FAST)
     with pytest.raises(ConfigError, match="sampler: found 'euler'"):
         tiny.separate(audio, RATE, sampling=SamplingSettings("euler", 2))
     with pytest.raises(ConfigError, match="sampling steps: found 0"):
@@ -270,7 +262,7 @@ def test_spacing_interval_and_precision_take_part(tiny: MultiTrackPipeline) -> N
 
     def run(**changes: object) -> Tensor:
         sampling = replace(FAST, steps=4, sampler="dpm++", **changes)
-        return tiny.separate(audio, RATE, guidance_scale=3.0, sampling=sampling, refine="none")["bass"]
+        return tiny.separate(audio, RATE, guidance=3.0, sampling=sampling, masks=MaskSettings("none"))["bass"]
 
     plain = run()
     assert torch.equal(plain, run(spacing="logsnr")) and not torch.allclose(plain, run(spacing="karras"), atol=1e-3)

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from latent_diffusion.errors import ConfigError
+from latent_diffusion.inference import MultiTrackPipeline, SamplingSettings
+from latent_diffusion.inference.masks import mask_mixtures
 from latent_diffusion.noise import generators, randn
-from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings
-from latent_diffusion.tasks import Arrangement, Generation, Separation
+from latent_diffusion.tasks import Arrangement, Generation, MaskSettings, Separation
 from tests.tiny import MEL, STEMS, batch, model, pipeline, tones
 
 MEAN = SamplingSettings("mean")
@@ -107,19 +108,81 @@ def test_a_further_pass_starts_from_what_was_cut_out(tiny: MultiTrackPipeline, m
     with torch.no_grad():
         again = tiny.schedule.predict_z0(seen[1][0], unet(*seen[1]), seen[1][1])
     torch.testing.assert_close(both.latents, (first.latents + again) / 2)
-    cut = tiny.encode(tiny._cut_out(mixture, first.log_mels, MEAN.mask_exponent))[0]
+    cut = tiny.encode(mask_mixtures(mixture, first.log_mels, MEL, MEAN.mask_exponent, MaskSettings().rounds))[0]
     abar = tiny.schedule.alphas_cumprod[500]
     noise = (seen[1][0] - abar.sqrt() * cut) / (1 - abar).sqrt()
     assert abs(float(noise.mean())) < 0.1 and abs(float(noise.std()) - 1) < 0.1
     assert float((noise * cut).mean() / cut.std()) == pytest.approx(0, abs=0.1)
 
 
+def test_a_further_pass_cuts_with_the_masks_that_were_asked_for(
+    tiny: MultiTrackPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the stems' waveforms are made by in the end."""
+    heard: list[torch.Tensor] = []
+    encode = MultiTrackPipeline.encode
+
+    def recording(self: MultiTrackPipeline, waveforms: torch.Tensor, *rest: object) -> object:
+        heard.append(waveforms)
+        return encode(self, waveforms, *rest)
+
+    mixture = batch(1)["mixture"]
+    first = tiny.run(Separation(), mixture, None, [1], MEAN)
+    cut = [mask_mixtures(mixture, first.log_mels, MEL, *how)[0] for how in ((3.0, 0), (MEAN.mask_exponent, 2))]
+    assert not torch.allclose(*cut, atol=1e-3), "the premise: it makes a difference"
+    monkeypatch.setattr(MultiTrackPipeline, "encode", recording)
+    for refine in ("none", "mask"):
+        heard.clear()
+        tiny.run(Separation(masks=MaskSettings(refine, 3.0, 0)), mixture, None, [1], replace(MEAN, passes=2))
+        torch.testing.assert_close(torch.cat(heard[1:]), cut[0])
+
+
+@pytest.mark.parametrize("windows", [1, 3])
+@pytest.mark.parametrize("overlap", [0.25, 0.0])
+@pytest.mark.parametrize("refine", ["none", "mask"])
+def test_progress_counts_network_calls(
+    tiny: MultiTrackPipeline, monkeypatch: pytest.MonkeyPatch, windows: int, overlap: float, refine: str
+) -> None:
+    """One by one, and then the rest: for a song, and for a batch of a data set."""
+    calls: list[int] = []
+    unet = tiny.unet
+
+    def counted(*told: torch.Tensor) -> torch.Tensor:
+        calls.append(len(told[0]))
+        return unet(*told)
+
+    monkeypatch.setattr(tiny, "unet", counted)
+    how = {"steps": 2, "passes": 2, "average": 3, "batch_size": 2, "overlap": overlap, "section_windows": 2}
+    sampling, masks = SamplingSettings(**how), MaskSettings(refine)
+    mixture = batch(2)["mixture"].repeat(1, windows)
+    reports: list[tuple[int, int, int]] = []
+
+    def report(done: int, total: int) -> None:
+        reports.append((done, total, len(calls)))
+
+    for run in (
+        lambda: tiny.run(Separation(masks=masks), mixture, None, [0, 1], sampling, report),
+        lambda: tiny.separate(mixture[0], MEL.sample_rate, masks=masks, sampling=sampling, progress=report),
+    ):
+        reports.clear()
+        calls.clear()
+        run()
+        done, totals, seen = zip(*reports, strict=True)
+        assert len(set(totals)) == 1 and done[-1] == totals[0] and list(done) == sorted(set(done))
+        assert set(range(1, len(calls) + 1)) <= set(seen), "a report after each call"
+        others = len(STEMS) * (1 if refine == "none" else 0)  # windows of the vocoder are some for each stem
+        assert totals[0] > len(calls) and (not others or (totals[0] - len(calls)) % others == 0)
+        assert done[0] == 1 and max(calls) <= 2, "batches of the size that was asked for"
+
+
 def test_masks_in_a_batch_run(tiny: MultiTrackPipeline) -> None:
     mixture = batch(2)["mixture"]
-    plain, cut = (tiny.run(Separation(refine=kind), mixture, None, [0, 1], MEAN) for kind in ("none", "mask"))
+    plain, cut = (
+        tiny.run(Separation(masks=MaskSettings(kind)), mixture, None, [0, 1], MEAN) for kind in ("none", "mask")
+    )
     torch.testing.assert_close(cut.waveforms.sum(1), mixture, atol=1e-5, rtol=0)
     torch.testing.assert_close(cut.log_mels, plain.log_mels)
-    whole = tiny.separate(mixture[0], MEL.sample_rate, sampling=MEAN, refine="none")
+    whole = tiny.separate(mixture[0], MEL.sample_rate, sampling=MEAN, masks=MaskSettings("none"))
     assert set(whole) == set(STEMS) and (plain.waveforms - cut.waveforms).abs().max() > 1e-3
 
 
@@ -139,7 +202,7 @@ def test_what_makes_no_sense(tiny: MultiTrackPipeline) -> None:
     with pytest.raises(ConfigError, match="sampler 'mean': the model predicts noise, expected x0 or v"):
         noise_model.separate(tones(900, 1), MEL.sample_rate, sampling=MEAN)
     with pytest.raises(ConfigError, match="refine: found 'clean', expected one of mask, none"):
-        Separation(refine="clean")
+        MaskSettings("clean")
 
 
 def test_what_suits_the_network_and_the_use(tiny: MultiTrackPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +211,9 @@ def test_what_suits_the_network_and_the_use(tiny: MultiTrackPipeline, monkeypatc
     sampled = SamplingSettings("ddim", steps=50, eta=0.0)
     expected = SamplingSettings(sampler="mean", average=4, passes=2)
     for refine, how in (("mask", expected), ("none", sampled)):
-        chosen, told = (tiny.separate(song, rate, refine=refine, sampling=sampling) for sampling in (None, how))
+        chosen, told = (
+            tiny.separate(song, rate, masks=MaskSettings(refine), sampling=sampling) for sampling in (None, how)
+        )
         assert all(torch.equal(chosen[name], told[name]) for name in chosen)
 
     made = tiny.generate(0.2, sampling=SamplingSettings(steps=1), continue_from=song, sample_rate=rate)

@@ -11,11 +11,13 @@ from torch import Tensor
 from latent_diffusion.diffusion import NoiseSchedule, guided_denoiser, noise_levels, sample
 from latent_diffusion.diffusion.guidance import Condition
 from latent_diffusion.errors import ConfigError
+from latent_diffusion.inference import MultiTrackPipeline, SamplingSettings
+from latent_diffusion.inference.denoise import Denoising
+from latent_diffusion.inference.sections import crossfade, plan_sections
+from latent_diffusion.inference.windows import Windows, blended_denoiser
 from latent_diffusion.noise import generators
-from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings
-from latent_diffusion.pipeline.sections import crossfade, plan_sections
-from latent_diffusion.pipeline.windows import Windows, blended_denoiser
 from latent_diffusion.settings import DiffusionSettings
+from latent_diffusion.tasks import MaskSettings
 from tests.tiny import MEL, STEMS, pipeline, tones
 
 RATE, WINDOW = MEL.sample_rate, MEL.window_samples
@@ -113,11 +115,14 @@ def test_neighbours_agree_where_they_meet() -> None:
 
 def test_long_pieces_do_not_depend_on_the_batch(tiny: MultiTrackPipeline) -> None:
     audio = tones(4 * WINDOW + 123).sum(0)
-    made = [tiny.separate(audio, RATE, sampling=replace(FAST, batch_size=size), refine="none") for size in (1, 2, 16)]
+    made = [
+        tiny.separate(audio, RATE, sampling=replace(FAST, batch_size=size), masks=MaskSettings("none"))
+        for size in (1, 2, 16)
+    ]
     for name in STEMS:
         torch.testing.assert_close(made[0][name], made[1][name], atol=1e-4, rtol=0)
         torch.testing.assert_close(made[0][name], made[2][name], atol=1e-4, rtol=0)
-    again = tiny.separate(audio, RATE, sampling=FAST, refine="none", seed=1)
+    again = tiny.separate(audio, RATE, sampling=FAST, masks=MaskSettings("none"), seed=1)
     assert not torch.allclose(again["bass"], made[0]["bass"], atol=1e-3)
 
 
@@ -160,21 +165,20 @@ def test_crossfade() -> None:
     assert faded.shape == (14,) and bool((faded[4:10].diff() < 0).all()) and faded[3] == 1 and faded[10] == 0
 
 
-def test_sections_go_on_from_each_other(tiny: MultiTrackPipeline) -> None:
+def test_sections_go_on_from_each_other(tiny: MultiTrackPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stretch that two sections share is the same music in both: the later one keeps to it."""
     seen = []
-    denoise = tiny.denoise
+    run = Denoising.run
 
-    class Watched(MultiTrackPipeline):
-        def denoise(self, *args: object, **kwargs: object) -> Tensor:
-            z = denoise(*args, **kwargs)
-            seen.append((args[6], z))
-            return z
+    def watched(self: Denoising, *args: object) -> Tensor:
+        z = run(self, *args)
+        seen.append((self.batch.head, z.clone()))
+        return z
 
-    watched = Watched(tiny.unet, tiny.first_stage, tiny.schedule, tiny.scale_factor, tiny.settings)
+    monkeypatch.setattr(Denoising, "run", watched)
     sampling = replace(FAST, section_windows=2, steps=10)
     samples = 5 * WINDOW
-    made = watched.generate(samples / RATE, sampling=sampling)
+    made = tiny.generate(samples / RATE, sampling=sampling)
     assert made["bass"].shape == (1, samples) and len(seen) == 4
     for (_, _), (head, z) in zip(seen, seen[1:], strict=False):
         assert head is not None and head.shape[-2] == 4
@@ -193,18 +197,18 @@ def test_progress_of_long_pieces(tiny: MultiTrackPipeline) -> None:
 
 def test_arrangement_keeps_given_stems_over_sections(tiny: MultiTrackPipeline) -> None:
     given = dict(zip(("piano", "drums"), tones(5 * WINDOW + 7, 2), strict=True))
-    made = tiny.arrange(given, RATE, sampling=replace(FAST, section_windows=2), guidance_scale={"bass": 2.0})
+    made = tiny.arrange(given, RATE, sampling=replace(FAST, section_windows=2), guidance={"bass": 2.0})
     assert all(torch.equal(made[name][0], given[name]) for name in given)
     assert made["bass"].shape == (1, 5 * WINDOW + 7) and float(made["bass"].abs().max()) > 0
 
 
 def test_guidance_by_name(tiny: MultiTrackPipeline) -> None:
     audio = tones(WINDOW).sum(0)
-    by_name = tiny.separate(audio, RATE, {"bass": 2.0}, sampling=FAST)
-    listed = tiny.separate(audio, RATE, [2.0, 1.0, 1.0, 1.0], sampling=FAST)
+    by_name = tiny.separate(audio, RATE, guidance={"bass": 2.0}, sampling=FAST)
+    listed = tiny.separate(audio, RATE, guidance=[2.0, 1.0, 1.0, 1.0], sampling=FAST)
     assert all(torch.equal(by_name[name], listed[name]) for name in STEMS)
     with pytest.raises(ConfigError, match="guidance scale: 'flute' is not one of the model's stems: bass, drums"):
-        tiny.separate(audio, RATE, {"flute": 2.0}, sampling=FAST)
+        tiny.separate(audio, RATE, guidance={"flute": 2.0}, sampling=FAST)
 
 
 @pytest.mark.parametrize("bad", [{"overlap": 1.0}, {"overlap": -0.1}, {"batch_size": 0}, {"section_windows": 1}])

@@ -10,8 +10,8 @@ import soundfile
 import torch
 
 from latent_diffusion.errors import ConfigError
+from latent_diffusion.inference import SamplingSettings
 from latent_diffusion.musicldm import MusicLDM
-from latent_diffusion.pipeline import SamplingSettings
 from latent_diffusion.plan import Plan, drawn_plan
 from latent_diffusion.settings import StemTransformerSettings
 from tests.msgld.files import Run, save, write

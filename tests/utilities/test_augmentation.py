@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.errors import ConfigError
-from latent_diffusion.pipeline import mix
+from latent_diffusion.inference import mix
 from tests.tiny import MEL, STEMS, config, write_config, write_songs
 from utilities.building import build_data
 from utilities.config import load_config

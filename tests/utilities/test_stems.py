@@ -13,7 +13,7 @@ import soundfile
 import torch
 
 from latent_diffusion.errors import DataError
-from latent_diffusion.pipeline import mix
+from latent_diffusion.inference import mix
 from latent_diffusion.settings import MelSettings
 from utilities.audio import read_audio, resample
 from utilities.data.stems import StemDataset

@@ -11,10 +11,13 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
-from tests.tiny import config, write_config, write_first_stage, write_songs
+from latent_diffusion.inference import SamplingSettings
+from latent_diffusion.musicldm import EvaluationSettings
+from tests.tiny import batch, config, model, write_config, write_first_stage, write_songs
 from train_musicldm import main
+from utilities.bar import Bar
 from utilities.report.curves import draw_training, panels_of, read_training
-from utilities.training_view import TrainingView
+from utilities.training_view import SamplingBar, TrainingView
 
 
 class Line(pl.LightningModule):
@@ -132,3 +135,28 @@ def test_a_run_shows_its_training(tmp_path: Path) -> None:
     html = (run / "report.html").read_text(encoding="utf-8")
     for heading in ("Listen", "Scores", "Training", "Over training", "Gradient norm", "averaged weights (EMA)"):
         assert heading in html
+
+
+def test_a_bar_moves_with_every_network_call_of_a_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only with every batch, which may take a minute."""
+    shown: list[tuple[int, int]] = []
+    show = Bar.__call__
+
+    def watched(self: Bar, done: int, total: int) -> None:
+        shown.append((done, total))
+        show(self, done, total)
+
+    monkeypatch.setattr(Bar, "__call__", watched)
+    module = model(evaluation=EvaluationSettings(sampling=SamplingSettings(steps=5)))
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        callbacks=[SamplingBar()],
+    )
+    batches = DataLoader([batch(1), batch(2)], batch_size=None)
+    trainer.validate(module, batches, verbose=False)
+    vocoded = [4, 8]  # windows: stems of one item, and of two
+    assert shown == [(i, 5 + n) for n in vocoded for i in (*range(1, 6), 5 + n)]
+    assert module.sampling_progress is None

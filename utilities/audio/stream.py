@@ -15,7 +15,7 @@ _BLOCK = 2**20  # samples of all channels read at once
 
 
 class FileSource:
-    """A sound file as a `latent_diffusion.pipeline.AudioSource`: every stretch is read when it is asked for.
+    """A sound file as a `latent_diffusion.inference.AudioSource`: every stretch is read when it is asked for.
 
     What cannot be read from anywhere (mp3, ogg ...) is decoded into a temporary file first.
 

@@ -199,7 +199,7 @@ def _plan(options: argparse.Namespace) -> Plan | None:
 def _check(options: argparse.Namespace) -> dict:
     """The options that every command hands on, and those of sampling; checked before a model is loaded."""
     from latent_diffusion.diffusion import SAMPLERS, SPACINGS
-    from latent_diffusion.pipeline.results import POSTERIOR_MEAN, SamplingSettings
+    from latent_diffusion.inference.results import POSTERIOR_MEAN, SamplingSettings
 
     samplers = [*SAMPLERS, *([POSTERIOR_MEAN] if options.command == "separate" else [])]
     if options.sampler not in (None, *samplers):
@@ -224,9 +224,12 @@ def _check(options: argparse.Namespace) -> dict:
 
 
 def _separate(options: argparse.Namespace) -> int:
+    from latent_diffusion.tasks import MaskSettings
+
     from ..songs import Tally, find_songs, load_model, separate_songs
 
     common, tally = _check(options), Tally()
+    masks = MaskSettings(options.refine, options.mask_exponent, options.mask_rounds)
     songs = find_songs(options.inputs, options.out, tally)
     if not songs and not tally.failed:
         raise ConfigError(f"{', '.join(options.inputs)}: expected audio files, found none")
@@ -239,9 +242,7 @@ def _separate(options: argparse.Namespace) -> int:
                 songs,
                 tally=tally,
                 guidance=options.guidance,
-                refine=options.refine,
-                exponent=options.mask_exponent,
-                rounds=options.mask_rounds,
+                masks=masks,
                 **common,
             )
         except KeyboardInterrupt:

@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 from latent_diffusion.errors import ConfigError, DataError
 from latent_diffusion.first_stage import FirstStage
-from latent_diffusion.pipeline import mix
+from latent_diffusion.inference import mix
 
 from .latent_store import LatentStore, contents_of, describe_key, state_of
 from .stems import StemDataset, Track, read_stems

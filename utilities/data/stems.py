@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from latent_diffusion.errors import DataError
-from latent_diffusion.pipeline import mix
+from latent_diffusion.inference import mix
 from latent_diffusion.settings import MelSettings
 
 from ..audio import (

@@ -80,6 +80,10 @@ class SamplingSettings:
         """Network calls for each window and each averaged result."""
         return (1 if self.sampler == POSTERIOR_MEAN else self.steps) + self.passes - 1
 
+    def batches(self, windows: int) -> int:
+        """Network calls that one step on so many windows takes."""
+        return -(-windows // self.batch_size)
+
     @property
     def calls_in_all(self) -> int:
         """Network calls for each window, those of all averaged results together."""

@@ -12,11 +12,11 @@ from torch import Tensor
 from latent_diffusion.errors import ConfigError
 from latent_diffusion.first_stage import LogMel
 from latent_diffusion.first_stage.mel import SILENCE
-from latent_diffusion.pipeline import MultiTrackPipeline, SamplingSettings, mask_mixture, masking
-from latent_diffusion.pipeline.masking import MaskFilter, filter_stream, soft_masks
+from latent_diffusion.inference import MultiTrackPipeline, SamplingSettings, mask_mixture, masks
+from latent_diffusion.inference.masks import MaskFilter, filter_stream, soft_masks
 from latent_diffusion.resampling import resample
 from latent_diffusion.settings import MelSettings
-from latent_diffusion.tasks import Separation
+from latent_diffusion.tasks import MaskSettings, Separation
 from tests.tiny import MEL, STEMS, pipeline, tones
 from utilities.evaluation.metrics import si_sdr_improvement
 
@@ -166,7 +166,7 @@ def test_masks_are_the_models(tiny: MultiTrackPipeline) -> None:
     audio /= audio.abs().max()  # what is heard in any case
     log_mels = tiny.run(Separation(), audio[None], seeds=(0,), sampling=FAST).log_mels[0]
     expected = mask_mixture(audio[None], MEL.sample_rate, log_mels, MEL, 3.0)
-    made = tiny.separate(audio, MEL.sample_rate, sampling=FAST, mask_exponent=3.0)
+    made = tiny.separate(audio, MEL.sample_rate, sampling=FAST, masks=MaskSettings(exponent=3.0))
     torch.testing.assert_close(torch.stack(list(made.values())), expected)
 
 
@@ -175,15 +175,15 @@ def test_rounds_reach_the_masks(monkeypatch: pytest.MonkeyPatch, tiny: MultiTrac
     audio = tones(MEL.window_samples).sum(0)
     audio /= audio.abs().max()  # what is heard in any case
     kind = torch.tensor([0.0, 1.0, 0.2, 0.5])[:, None]
-    monkeypatch.setattr(masking, "percussiveness", lambda log_mels, _: kind.expand(-1, log_mels.shape[1]))
+    monkeypatch.setattr(masks, "percussiveness", lambda log_mels, _: kind.expand(-1, log_mels.shape[1]))
     log_mels = tiny.run(Separation(), audio[None], seeds=(0,), sampling=FAST).log_mels[0]
     expected = [mask_mixture(audio[None], MEL.sample_rate, log_mels, MEL, rounds=rounds)[:, 0] for rounds in (0, 2)]
     assert not torch.allclose(*expected, atol=1e-4)
     for rounds, stems in zip((0, None), expected, strict=True):
-        asked = {} if rounds is None else {"mask_rounds": rounds}
-        made = tiny.separate(audio, MEL.sample_rate, sampling=FAST, **asked)
+        asked = MaskSettings() if rounds is None else MaskSettings(rounds=rounds)
+        made = tiny.separate(audio, MEL.sample_rate, sampling=FAST, masks=asked)
         torch.testing.assert_close(torch.cat(list(made.values())), stems)
-        batch = tiny.run(Separation(refine="mask", **asked), audio[None], seeds=(0,), sampling=FAST)
+        batch = tiny.run(Separation(masks=asked), audio[None], seeds=(0,), sampling=FAST)
         torch.testing.assert_close(batch.waveforms[0], stems)
 
 
@@ -192,18 +192,20 @@ def test_masks_suit_the_sampler(tiny: MultiTrackPipeline) -> None:
     audio = tones(MEL.window_samples).sum(0)
     for sampling, exponent in ((FAST, 2.0), (SamplingSettings(sampler="mean"), 1.2)):
         usual = tiny.separate(audio, MEL.sample_rate, sampling=sampling)["bass"]
-        asked = tiny.separate(audio, MEL.sample_rate, sampling=sampling, mask_exponent=exponent)["bass"]
+        asked = tiny.separate(audio, MEL.sample_rate, sampling=sampling, masks=MaskSettings(exponent=exponent))["bass"]
         assert torch.equal(usual, asked)
-        harder = tiny.separate(audio, MEL.sample_rate, sampling=sampling, mask_exponent=2 * exponent)["bass"]
+        harder = tiny.separate(audio, MEL.sample_rate, sampling=sampling, masks=MaskSettings(exponent=2 * exponent))[
+            "bass"
+        ]
         assert not torch.allclose(usual, harder, atol=1e-4)
 
 
-def test_unusable_refinements(tiny: MultiTrackPipeline) -> None:
+def test_unusable_refinements() -> None:
     with pytest.raises(ConfigError, match="refine: found 'wiener', expected one of mask, none"):
-        tiny.separate(noise(100), 4000, sampling=FAST, refine="wiener")
+        MaskSettings("wiener")
     for exponent in (0.0, -1.0, math.nan):
         with pytest.raises(ConfigError, match="mask exponent: found"):
-            tiny.separate(noise(100), 4000, sampling=FAST, mask_exponent=exponent)
+            MaskSettings(exponent=exponent)
     for rounds in (-1, 21):
         with pytest.raises(ConfigError, match=f"mask rounds: found {rounds}, expected 0 to 20"):
-            tiny.separate(noise(100), 4000, sampling=FAST, mask_rounds=rounds)
+            MaskSettings(rounds=rounds)

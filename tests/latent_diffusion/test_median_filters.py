@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.first_stage import LogMel
-from latent_diffusion.pipeline import mask_mixture
-from latent_diffusion.pipeline.kernels import median_along, percussiveness, sharpen
+from latent_diffusion.inference import mask_mixture
+from latent_diffusion.inference.median_filters import median_along, percussiveness, sharpen
 from latent_diffusion.settings import MelSettings
 from utilities.evaluation.metrics import si_sdr_improvement
 

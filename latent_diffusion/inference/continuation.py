@@ -10,15 +10,16 @@ from torch import Tensor
 
 from latent_diffusion.diffusion.samplers import Progress
 from latent_diffusion.errors import ConfigError, DataError
-from latent_diffusion.pipeline.core import LatentPipeline
-from latent_diffusion.pipeline.hearing import level_of
-from latent_diffusion.pipeline.results import SamplingSettings
-from latent_diffusion.pipeline.sections import Job, crossfade, run_sections
+from latent_diffusion.inference.codec import LatentCodec
+from latent_diffusion.inference.counter import Counter
+from latent_diffusion.inference.hearing import level_of
+from latent_diffusion.inference.results import SamplingSettings
+from latent_diffusion.inference.sections import Job, SectionRun, crossfade
 from latent_diffusion.tasks import Generation
 
 
 def go_on(
-    pipeline: LatentPipeline,
+    codec: LatentCodec,
     recording: Iterable[Tensor],
     samples: int,
     seed: int,
@@ -31,12 +32,12 @@ def go_on(
     frame: that one hears the audio end, and is made anew. Over its length the recording fades into what was made.
 
     Args:
-        pipeline: the model.
+        codec: the model.
         recording: stems (S, 1, n) at the model's rate, one piece after the other.
         samples: to make after the recording, at the model's rate.
         seed: of all random numbers.
         sampling: how.
-        progress: called with (network batches and windows of the vocoder done, in all).
+        progress: called with (network calls and windows of the vocoder done, in all).
 
     Yields:
         (S, 1, n), one after the other: the recording's samples, then `samples` more.
@@ -47,18 +48,19 @@ def go_on(
     """
     if sampling.overlap == 0:
         raise ConfigError("overlap: found 0, expected above 0 to go on from a recording")
-    hop, window, rate = pipeline.latent_hop, pipeline.settings.latent_shape[1], pipeline.settings.mel.sample_rate
-    held = torch.zeros(len(pipeline.stems), 0)
+    hop, window, rate = codec.latent_hop, codec.settings.latent_shape[1], codec.settings.mel.sample_rate
+    held = torch.zeros(len(codec.stems), 0)
     for piece in recording:
         held = torch.cat([held, piece[:, 0]], dim=1)
         if held.shape[1] > window * hop:
             yield held[:, None, : -window * hop]
             held = held[:, -window * hop :]
     level = level_of(lambda start, count: held[:, start : start + count].sum(0), held.shape[1], rate)
-    head = _last_latents(pipeline, held / level, seed)
+    head = _last_latents(codec, held / level, seed)
     known = head.shape[-2] * hop
     job = Job(Generation(), known + hop + samples, None, None, seed)
-    made = (level * piece for piece in run_sections(pipeline, job, sampling, progress=progress, head=head))
+    run = SectionRun(codec, job, sampling, head=head)
+    made = (level * piece for piece in run.pieces(Counter(run.work, progress)))
     left = held.shape[1] + samples
     for piece in crossfade(_after(held, hop, made, known)):
         piece = piece[:, None, :left]
@@ -67,16 +69,16 @@ def go_on(
             yield piece
 
 
-def _last_latents(pipeline: LatentPipeline, held: Tensor, seed: int) -> Tensor:
+def _last_latents(codec: LatentCodec, held: Tensor, seed: int) -> Tensor:
     """Latents (1, S, C, H, F) of the end of stems (S, n), less the last frame."""
-    hop, window = pipeline.latent_hop, pipeline.settings.latent_shape[1]
+    hop, window = codec.latent_hop, codec.settings.latent_shape[1]
     frames = min(window // 2, held.shape[1] // hop - 1)
     if frames < 1:
-        shortest = 2 * hop / pipeline.settings.mel.sample_rate
-        found = held.shape[1] / pipeline.settings.mel.sample_rate
+        shortest = 2 * hop / codec.settings.mel.sample_rate
+        found = held.shape[1] / codec.settings.mel.sample_rate
         raise DataError(f"recording to go on from: found {found:.3f} s, expected at least {shortest:.3f} s")
     audio = F.pad(held, (window * hop - held.shape[1], 0)).clamp(-1, 1)
-    z, _ = pipeline.encode(audio.to(pipeline.device), torch.Generator().manual_seed(seed % 2**63))
+    z, _ = codec.encode(audio.to(codec.device), torch.Generator().manual_seed(seed % 2**63))
     return z[None, :, :, -1 - frames : -1]
 
 

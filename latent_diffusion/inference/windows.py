@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
@@ -82,7 +81,6 @@ def blended_denoiser(
     condition: Condition,
     windows: Windows,
     batch_size: int,
-    on_batch: Callable[[], None] | None = None,
 ) -> Denoiser:
     """A denoiser over a long latent, out of one over windows.
 
@@ -91,7 +89,6 @@ def blended_denoiser(
         condition: of the whole.
         windows: where on the time axis (T) the windows lie.
         batch_size: windows that are predicted at once.
-        on_batch: called after each prediction.
 
     Returns:
         Function (z_t (B, S, C, T, F), t (B,)) -> weighted average of the windows' predictions, of z_t's shape.
@@ -105,27 +102,6 @@ def blended_denoiser(
         for start in range(0, len(cut), batch_size):
             part = slice(start, start + batch_size)
             outputs.append(denoise(cut[part], times[part], conditions.each(lambda x, part=part: x[part])))
-            if on_batch:
-                on_batch()
         return windows.blend(rearrange(torch.cat(outputs), "(b w) ... -> b w ...", w=len(windows)))
 
     return blended
-
-
-def cut_windows(waveform: Tensor, window: int) -> Tensor:
-    """Neighbouring windows of a waveform, side by side, the last one filled up with silence.
-
-    Args:
-        waveform: (..., samples).
-        window: samples of a window (N).
-
-    Returns:
-        (..., W, N) with W = ceil(samples / N).
-    """
-    missing = -waveform.shape[-1] % window
-    return rearrange(F.pad(waveform, (0, missing)), "... (w n) -> ... w n", n=window)
-
-
-def join_windows(windows: Tensor, samples: int) -> Tensor:
-    """Inverse of `cut_windows` for stems: (W, S, N) -> (S, samples)."""
-    return rearrange(windows, "w s n -> s (w n)")[:, :samples]

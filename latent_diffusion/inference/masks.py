@@ -2,8 +2,8 @@
 
 The model hears 16 kHz mono and makes log-mels. A musician wants the recording itself, taken apart. So each stem's share
 of the mel energy becomes a mask on the complex short-time spectrum of every channel of the input, at the input's rate
-(a generalised Wiener filter, Liutkus and Badeau 2015), which the stems' kernels make as fine as the spectrum (see
-`kernels`): the stems keep the mixture's phase, stereo image and band, and sum to it, because the shares sum to 1
+(a generalised Wiener filter, Liutkus and Badeau 2015), which median filters make as fine as the spectrum (see
+`median_filters`): the stems keep the mixture's phase, stereo image and band, and sum to it, because the shares sum to 1
 everywhere.
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from latent_diffusion.first_stage.mel import SILENCE, LogMel
-from latent_diffusion.pipeline.kernels import REACH, percussion_frames, percussiveness, sharpen
+from latent_diffusion.inference.median_filters import REACH, percussion_frames, percussiveness, sharpen
 from latent_diffusion.settings import MelSettings
 from latent_diffusion.tasks import MASK_EXPONENT, MASK_ROUNDS
 
@@ -49,7 +49,7 @@ class MaskFilter:
         mel: the log-mels' front end.
         sample_rate: of the audio, hz.
         exponent: of the mel magnitudes (see `soft_masks`).
-        rounds: of the kernels (see `kernels.sharpen`); 0: masks as wide as mel bands.
+        rounds: of the median filters (see `median_filters.sharpen`); 0: masks as wide as mel bands.
     """
 
     def __init__(self, mel: MelSettings, sample_rate: int, exponent: float = MASK_EXPONENT, rounds: int = MASK_ROUNDS):
@@ -192,3 +192,9 @@ def mask_mixture(
     masker = MaskFilter(mel, sample_rate, exponent, rounds)
     pieces = filter_stream(lambda start, count: mixture[:, start : start + count], mixture.shape[1], [log_mels], masker)
     return torch.cat(list(pieces), dim=-1)
+
+
+def mask_mixtures(mixtures: Tensor, log_mels: Tensor, mel: MelSettings, exponent: float, rounds: int) -> Tensor:
+    """Mixtures (B, N) at the model's rate taken apart by their stems' log-mels (B, S, T, M): (B, S, N) on the CPU."""
+    pairs = zip(mixtures.cpu(), log_mels.cpu(), strict=True)
+    return torch.stack([mask_mixture(one[None], mel.sample_rate, by, mel, exponent, rounds)[:, 0] for one, by in pairs])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,28 +15,38 @@ from latent_diffusion.checkpoints import load_pipeline_parts
 from latent_diffusion.diffusion.guidance import Scale
 from latent_diffusion.diffusion.samplers import Progress
 from latent_diffusion.errors import ConfigError, DataError
+from latent_diffusion.inference.codec import LatentCodec, average
+from latent_diffusion.inference.continuation import go_on
+from latent_diffusion.inference.counter import Counter
+from latent_diffusion.inference.denoise import Batch, Denoising
+from latent_diffusion.inference.hearing import AudioSource, MonoSource, level_of
+from latent_diffusion.inference.inputs import ArraySource, Waveform, resolve_guidance
+from latent_diffusion.inference.masks import MaskFilter, filter_stream, mask_mixtures
+from latent_diffusion.inference.results import (
+    MEAN_AVERAGE,
+    MEAN_PASSES,
+    POSTERIOR_MEAN,
+    MultiTrackResult,
+    SamplingSettings,
+    mix,
+)
+from latent_diffusion.inference.sections import Job, SectionRun
+from latent_diffusion.inference.seeds import item_seeds
 from latent_diffusion.models import find_checkpoint
-from latent_diffusion.pipeline.continuation import go_on
-from latent_diffusion.pipeline.core import LatentPipeline
-from latent_diffusion.pipeline.hearing import AudioSource, MonoSource, level_of
-from latent_diffusion.pipeline.inputs import ArraySource, Waveform, resolve_guidance
-from latent_diffusion.pipeline.masking import MaskFilter, filter_stream
-from latent_diffusion.pipeline.results import MEAN_AVERAGE, MEAN_PASSES, POSTERIOR_MEAN, SamplingSettings, mix
-from latent_diffusion.pipeline.sections import Job, run_sections
 from latent_diffusion.plan import Plan, drawn_plan
 from latent_diffusion.settings import StemTransformerSettings
-from latent_diffusion.tasks import MASK_ROUNDS, Arrangement, Generation, Separation
+from latent_diffusion.tasks import Arrangement, Generation, MaskSettings, Separation, Task
 
 Guidance = Scale | Mapping[str, float]
 LONGEST = 7 * 24 * 3600  # seconds that can be made: more is a slip of the finger, and would be planned for ever
 UNEVEN = 0.1  # seconds that given stems may differ in length, the ends being silence: lossy formats add as much
 
 
-class MultiTrackPipeline(LatentPipeline):
+class MultiTrackPipeline(LatentCodec):
     """Separate, generate and arrange with one model.
 
     `separate`, `generate` and `arrange` take and give whole waveforms; `stream_*` read and give them piece by piece,
-    in memory that does not grow with their length.
+    in memory that does not grow with their length; `run` takes a batch of a data set.
     """
 
     @classmethod
@@ -91,13 +101,12 @@ class MultiTrackPipeline(LatentPipeline):
         self,
         mixture: Waveform,
         sample_rate: int,
-        guidance_scale: Guidance = 1.0,
-        seed: int = 0,
+        *,
+        guidance: Guidance = 1.0,
+        masks: MaskSettings = MaskSettings(),
         sampling: SamplingSettings | None = None,
+        seed: int = 0,
         progress: Progress | None = None,
-        refine: str = "mask",
-        mask_exponent: float | None = None,
-        mask_rounds: int = MASK_ROUNDS,
     ) -> dict[str, Tensor]:
         """Take a recording apart.
 
@@ -105,31 +114,27 @@ class MultiTrackPipeline(LatentPipeline):
             mixture: (samples,) or (channels, samples), numpy or torch, any length above 0 and of any level. The model
                 hears it mono and at the level of its training; the stems are as loud as the mixture.
             sample_rate: hz, any.
-            guidance_scale: above 1 follows the mixture more closely; one number, one a stem, or {stem: number}, where
-                stems that are not named have 1.
-            seed: same seed, same stems; another batch size only rounds otherwise.
+            guidance: above 1 follows the mixture more closely; one number, one per stem, or {stem: number}, where stems
+                that are not named have 1.
+            masks: how the stems are cut out of the mixture. With refine "none" the vocoder makes them instead.
             sampling: sampler, steps, eta, windows at once, overlap, results averaged, passes; None: `suited_sampling`.
-            progress: called with (done, in all): batches of the network, and blocks of the masks or windows of the
-                vocoder.
-            refine: "mask" for stems cut out of the mixture itself by the model's log-mels, which sum to the mixture;
-                "none" for what the vocoder makes of the log-mels.
-            mask_exponent: of the magnitudes that the masks compare; more decides harder. None: 2, and 1.2 for the
-                sampler "mean".
-            mask_rounds: in which the masks are sharpened; 0: as wide as mel bands.
+            seed: same seed, same stems; another batch size only rounds otherwise.
+            progress: called with (done, in all): network calls, and blocks of the masks or windows of the vocoder.
 
         Returns:
             {stem: waveform}: with "mask" (channels, samples) as the mixture and at its rate, with "none" (1, samples)
             at the model's rate, `settings.mel.sample_rate`.
 
         Raises:
-            ConfigError: unknown refinement or stem, or a guidance scale of 0 for all stems.
+            ConfigError: unknown stem, or a guidance scale of 0 for all stems.
             DataError: empty or not finite.
         """
         source = ArraySource(mixture, sample_rate, "mixture")
-        pieces = self.stream_separate(
-            source, guidance_scale, seed, sampling, progress, refine, mask_exponent, mask_rounds
+        return self._collect(
+            self.stream_separate(
+                source, guidance=guidance, masks=masks, sampling=sampling, seed=seed, progress=progress
+            )
         )
-        return self._collect(pieces)
 
     def generate(
         self,
@@ -172,7 +177,7 @@ class MultiTrackPipeline(LatentPipeline):
         stems: Mapping[str, Waveform],
         sample_rate: int,
         generate: str | Iterable[str] | None = None,
-        guidance_scale: Guidance = 0.0,
+        guidance: Guidance = 0.0,
         seed: int = 0,
         sampling: SamplingSettings | None = None,
         progress: Progress | None = None,
@@ -184,7 +189,7 @@ class MultiTrackPipeline(LatentPipeline):
             stems: given stems by name, each (samples,) or (channels, samples).
             sample_rate: hz, of all of them.
             generate: stems to make; None for all that are not given.
-            guidance_scale: above 0 the mixture of the given stems guides, too; stems that are not named have 0.
+            guidance: above 0 the mixture of the given stems guides, too; stems that are not named have 0.
             seed, sampling, progress: as in `separate`.
             plan: the given stems' tempo and chords, where they are known; None leaves them to the model's ear.
 
@@ -197,35 +202,79 @@ class MultiTrackPipeline(LatentPipeline):
         """
         made = self._stems_to_make(stems, generate)
         sources = {name: ArraySource(x, sample_rate, name) for name, x in stems.items() if name not in made}
-        return self._collect(self.stream_arrange(sources, made, guidance_scale, seed, sampling, progress, plan))
+        return self._collect(self.stream_arrange(sources, made, guidance, seed, sampling, progress, plan))
+
+    # Batches of a data set.
+
+    def run(
+        self,
+        task: Task,
+        mixture: Tensor | None = None,
+        stems: Tensor | None = None,
+        seeds: Sequence[int] = (0,),
+        sampling: SamplingSettings | None = None,
+        progress: Progress | None = None,
+    ) -> MultiTrackResult:
+        """Carry out a task on a batch of waveforms at the model's rate, which are taken as they are.
+
+        Args:
+            task: what to do.
+            mixture: (B, N), where the task is guided by it. N is a window, or more and a multiple of hop_length * r.
+            stems: (B, S, N), where the task keeps some; the ones to be made are not looked at.
+            seeds: one per item (B,). An item's result depends on its own seed, not on the batch it is in.
+            sampling: how to sample.
+            progress: called with (done, in all): network calls, and masked items or windows of the vocoder.
+
+        Raises:
+            ConfigError: neither one guidance scale nor one per stem.
+            DataError: the task needs a mixture or stems and got none.
+        """
+        s = sampling or SamplingSettings()
+        run = Denoising(self, Batch(task, item_seeds(seeds, s.average), mixture, stems), s)
+        masks = task.masks if isinstance(task, Separation) and task.masks.refine == "mask" else None
+        made, windows = task.generated(self.stems), 1 if run.windows is None else len(run.windows)
+        counter = Counter(run.calls + len(seeds) * (1 if masks else len(made) * windows), progress)
+        z = run.run(counter)
+        if masks is None:
+            given = stems.to(self.device) if len(made) < len(self.stems) else None
+            return self.finish(z, made, given, s, counter)
+        log_mels = self.averaged_log_mels(z, s)
+        how = masks.exponent_or(s.mask_exponent), masks.rounds
+        waveforms = mask_mixtures(mixture, log_mels, self.settings.mel, *how).to(self.device)
+        counter.stage(len(seeds))
+        counter.tick(len(seeds))
+        return MultiTrackResult(self.stems, made, average(z, s.average), log_mels, waveforms, mix(waveforms))
 
     # Piece by piece.
 
     def stream_separate(
         self,
         source: AudioSource,
-        guidance_scale: Guidance = 1.0,
-        seed: int = 0,
+        *,
+        guidance: Guidance = 1.0,
+        masks: MaskSettings = MaskSettings(),
         sampling: SamplingSettings | None = None,
+        seed: int = 0,
         progress: Progress | None = None,
-        refine: str = "mask",
-        mask_exponent: float | None = None,
-        mask_rounds: int = MASK_ROUNDS,
     ) -> Iterator[Tensor]:
         """As `separate`, from an `AudioSource`; yields (S, channels, n), one after the other."""
-        s, mel = sampling or self.suited_sampling(refine), self.settings.mel
+        s, mel = sampling or self.suited_sampling(masks.refine), self.settings.mel
         mono = MonoSource(source, mel.sample_rate)
         level = level_of(mono.read, mono.samples, mono.sample_rate)
-        task = Separation(resolve_guidance(guidance_scale, self.stems, 1.0), refine, mask_exponent, mask_rounds)
-        job = Job(
-            task, mono.samples, lambda start, count: (mono.read(start, count)[0] / level).clamp(-1, 1), None, seed
-        )
-        if refine == "none":
-            return (piece * level for piece in _cut(run_sections(self, job, s, progress=progress), mono.samples))
-        masker = MaskFilter(mel, source.sample_rate, task.exponent(s.mask_exponent), mask_rounds)
-        count = _Count(progress, -(-source.samples // masker.block_samples))
-        log_mels = run_sections(self, job, s, waveforms=False, progress=count.batches)
-        return count.blocks(filter_stream(source.read, source.samples, log_mels, masker), source.samples)
+
+        def read(start: int, count: int) -> Tensor:
+            return (mono.read(start, count)[0] / level).clamp(-1, 1)
+
+        task = Separation(resolve_guidance(guidance, self.stems, 1.0), masks)
+        job = Job(task, mono.samples, read, None, seed)
+        if masks.refine == "none":
+            return (piece * level for piece in self._stream(job, s, progress))
+        run = SectionRun(self, job, s, waveforms=False)
+        masker = MaskFilter(mel, source.sample_rate, masks.exponent_or(s.mask_exponent), masks.rounds)
+        blocks = -(-source.samples // masker.block_samples)
+        counter = Counter(run.work + blocks, progress)
+        stems = filter_stream(source.read, source.samples, run.pieces(counter), masker)
+        return counter.passing(stems, source.samples, blocks)
 
     def stream_generate(
         self,
@@ -244,7 +293,7 @@ class MultiTrackPipeline(LatentPipeline):
             recording = self._recording(continue_from, seed, s, progress)
             return go_on(self, recording, samples, seed, s, progress)
         job = Job(Generation(plan=self.plan_for(plan, seed)), samples, None, None, seed)
-        return _cut(run_sections(self, job, s, progress=progress), samples)
+        return self._stream(job, s, progress)
 
     def plan_for(self, plan: Plan | None, seed: int) -> Plan | None:
         """What a generation follows: the plan asked for, else one drawn from the seed, if the network takes any."""
@@ -276,7 +325,7 @@ class MultiTrackPipeline(LatentPipeline):
             suited = self.suited_sampling("mask")
             if suited.sampler == POSTERIOR_MEAN:
                 sampling = replace(sampling, sampler=suited.sampler, average=suited.average, passes=suited.passes)
-            return self.stream_separate(MonoSource(given, rate), 1.0, seed, sampling, progress)
+            return self.stream_separate(MonoSource(given, rate), sampling=sampling, seed=seed, progress=progress)
         if set(given) != set(self.stems):
             raise DataError(
                 f"stems to go on from: found {', '.join(given) or 'none'}, expected all of {', '.join(self.stems)}; "
@@ -294,7 +343,7 @@ class MultiTrackPipeline(LatentPipeline):
         self,
         sources: Mapping[str, AudioSource],
         generate: str | Iterable[str] | None = None,
-        guidance_scale: Guidance = 0.0,
+        guidance: Guidance = 0.0,
         seed: int = 0,
         sampling: SamplingSettings | None = None,
         progress: Progress | None = None,
@@ -312,10 +361,15 @@ class MultiTrackPipeline(LatentPipeline):
             parts = [given[name].read(start, count) if name in given else silence for name in self.stems]
             return (torch.cat(parts) / level).clamp(-1, 1)
 
-        task = Arrangement(resolve_guidance(guidance_scale, self.stems, 0.0), generate=made, plan=plan)
+        task = Arrangement(resolve_guidance(guidance, self.stems, 0.0), generate=made, plan=plan)
         mixture = (lambda a, n: mix(read(a, n))) if task.needs_mixture else None
-        pieces = run_sections(self, Job(task, samples, mixture, read, seed), s, progress=progress)
-        return self._beside(given, (piece * level for piece in _cut(pieces, samples)))
+        pieces = self._stream(Job(task, samples, mixture, read, seed), s, progress)
+        return self._beside(given, (piece * level for piece in pieces))
+
+    def _stream(self, job: Job, sampling: SamplingSettings, progress: Progress | None) -> Iterator[Tensor]:
+        """What the vocoder makes of a piece: (S, 1, n), one after the other, as long as the piece."""
+        run = SectionRun(self, job, sampling)
+        return _cut(run.pieces(Counter(run.work, progress)), job.samples)
 
     def _beside(self, given: Mapping[str, MonoSource], pieces: Iterable[Tensor]) -> Iterator[Tensor]:
         """Pieces (S, 1, n) with the given stems as they were given."""
@@ -350,32 +404,6 @@ class MultiTrackPipeline(LatentPipeline):
         """All pieces (S, channels, n) as one waveform for each stem."""
         whole = torch.cat(list(pieces), dim=-1)
         return {name: whole[i] for i, name in enumerate(self.stems)}
-
-
-class _Count:
-    """Counts the network's batches and the blocks cut by the masks they lead to as one, so that a bar shows both."""
-
-    def __init__(self, progress: Progress | None, blocks: int):
-        self.progress, self.blocks_in_all = progress, blocks
-        self.batches_done = self.batches_in_all = self.blocks_done = 0
-
-    def batches(self, done: int, total: int) -> None:
-        """The network's part: called as `Progress`."""
-        self.batches_done, self.batches_in_all = done, total
-        self._tell()
-
-    def blocks(self, pieces: Iterable[Tensor], samples: int) -> Iterator[Tensor]:
-        """The masks' part: pieces (S, channels, n), counted as they pass, `samples` in all."""
-        passed = 0
-        for piece in pieces:
-            yield piece
-            passed += piece.shape[-1]
-            self.blocks_done = self.blocks_in_all * passed // samples
-            self._tell()
-
-    def _tell(self) -> None:
-        if self.progress:
-            self.progress(self.batches_done + self.blocks_done, self.batches_in_all + self.blocks_in_all)
 
 
 def _one_length(sources: Mapping[str, MonoSource]) -> int:
