@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from latent_diffusion.errors import MSGLDError
 
@@ -77,39 +80,73 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run; returns the exit status: 0, or 2 for bad input, which is told in one line."""
+    """Run; returns the exit status: 0, 2 for bad input, which is told in one line, 130 or 143 after a signal."""
+    from utilities.signals import StoppedError, leave_at_once, listening, stop
+
     options = parse_arguments(arguments)
-    level = logging.DEBUG if options.debug else logging.INFO
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    for package in ("utilities", "latent_diffusion", "data"):
-        logging.getLogger(package).setLevel(level)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # names of files may be in any encoding
     try:
-        if options.inspect or options.convert:
-            from utilities import weights
-
-            chosen = (options.convert, options.to, options.weights, options.half, options.force, options.vocoder)
-            print(weights.describe_weights(options.inspect) if options.inspect else weights.convert(*chosen))
-            return 0
-        from utilities.config import load_config  # after --help, which should not wait for it
-
-        config = load_config(options.config, options.overrides, strict=options.strict)
-        if options.dry_run:
-            from utilities.plan import describe
-
-            print(describe(config))
-        else:
-            from utilities.report.listing import what_to_open
-            from utilities.runs import run
-
-            folder = run(config)
-            if int(os.environ.get("LOCAL_RANK", 0)) == 0:  # one of several processes speaks for all
-                print("\n".join([f"run folder: {folder}", *what_to_open(folder)]))
+        with listening(leave_at_once):  # after --help, which should not wait for libraries
+            _load_libraries(options)
+        with listening(stop), _logging(logging.DEBUG if options.debug else logging.INFO):
+            _carry_out(options)
+    except StoppedError as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.status
     except MSGLDError as error:
         if options.debug:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _load_libraries(options: argparse.Namespace) -> None:
+    if options.config:
+        importlib.import_module("utilities.plan" if options.dry_run else "utilities.runs")
+    else:
+        importlib.import_module("utilities.weights")
+
+
+@contextmanager
+def _logging(level: int) -> Iterator[None]:
+    """The project's log lines from a level on; after the block as before, for who calls `main` from Python."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    loggers = [logging.getLogger(package) for package in ("utilities", "latent_diffusion", "data")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for logger, former in zip(loggers, before, strict=True):
+            logger.setLevel(former)
+
+
+def _carry_out(options: argparse.Namespace) -> None:
+    """Do what was asked for; raises `MSGLDError`s."""
+    if options.inspect or options.convert:
+        from utilities import weights
+
+        chosen = (options.convert, options.to, options.weights, options.half, options.force, options.vocoder)
+        print(weights.describe_weights(options.inspect) if options.inspect else weights.convert(*chosen))
+        return
+    from utilities.config import load_config
+
+    config = load_config(options.config, options.overrides, strict=options.strict)
+    if options.dry_run:
+        from utilities.plan import describe
+
+        print(describe(config))
+        return
+    from utilities.report.listing import what_to_open
+    from utilities.runs import run
+
+    folder = run(config)
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:  # one of several processes speaks for all
+        print("\n".join([f"run folder: {folder}", *what_to_open(folder)]))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from utilities.files import safe_name, whole_file
 from utilities.report.render import write_run_report
 from utilities.results import ResultWriter
 from utilities.training_view import TrainingView, ValidationAudio
+from utilities.watch import DivergedError, Watch, advice, all_finite
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,10 +41,25 @@ TRAINING_MODES = ("train", "validate_and_train")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints that appear whole or not at all."""
+    """Checkpoints that appear whole or not at all, and only where every weight is a number.
+
+    Args:
+        rate: the learning rate, for the error.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write beside the path, then rename."""
+        """Write beside the path, then rename.
+
+        Raises:
+            DivergedError: a weight is not finite; what the path holds stays.
+        """
+        if not all_finite(checkpoint):
+            step = checkpoint.get("global_step")
+            raise DivergedError(f"step {step}: weights are not finite, nothing is saved; {advice(self.rate)}")
         with whole_file(path) as temporary:
             super().save_checkpoint(checkpoint, temporary, storage_options)
 
@@ -157,7 +173,9 @@ def build_trainer(config: Config, folder: Path, step: int | None = None) -> pl.T
                     save_on_train_epoch_end=False,  # after validations: only these make the monitored value
                 )
             )
-        callbacks.append(LastCheckpoint(folder / "checkpoints" / "last.ckpt", t.save_checkpoint_every_n_steps))
+        last, rate = folder / "checkpoints" / "last.ckpt", config.model.params.base_learning_rate
+        callbacks.append(LastCheckpoint(last, t.save_checkpoint_every_n_steps))
+        callbacks.append(Watch(last, str(config.path), rate))
         if kind(config) == "msgld" and t.logger:
             callbacks.append(LearningRateMonitor("step"))
     every = t.validation_every_n_steps
@@ -189,7 +207,7 @@ def build_trainer(config: Config, folder: Path, step: int | None = None) -> pl.T
             log_every_n_steps=t.log_every_n_steps,
             logger=build_loggers(config, folder) or False,
             callbacks=callbacks,
-            plugins=[AtomicCheckpointIO()],
+            plugins=[AtomicCheckpointIO(config.model.params.base_learning_rate)],
             use_distributed_sampler=False,  # the data module's samplers know the ranks
             # else Lightning adds a checkpoint of its own after every epoch
             enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
@@ -250,9 +268,11 @@ def run(config: Config) -> Path:
         if training:
             for writer in (c for c in trainer.callbacks if isinstance(c, ResultWriter)):
                 writer.step = None  # from here on the trainer counts
-            # Lightning restores optimiser, loops and weights; nothing but plain tensors and values is read.
-            trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-            if trainer.is_global_zero and trainer.global_step == (read_weights(checkpoint).step if checkpoint else 0):
+            watch = next(c for c in trainer.callbacks if isinstance(c, Watch))
+            with watch.listening():
+                # Lightning restores optimiser, loops and weights; nothing but plain tensors and values is read.
+                trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            if trainer.is_global_zero and trainer.global_step == watch.first_step:
                 log.warning("nothing was trained: %s has reached max_steps or max_epochs", checkpoint or "the run")
         if trainer.is_global_zero:
             write_run_report(folder)

@@ -112,12 +112,15 @@ class AutoencoderTraining(AdversarialTraining):
         z = posterior.sample(noise)
         return self.autoencoder.decode(z), posterior, z
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """One step of VAE and, from `disc_start` on, discriminator.
 
         Args:
             batch: stems (B, S, N) and mixture (B, N).
             batch_idx: unused; everything derives from `train_step`.
+
+        Returns:
+            The loss, detached, for callbacks: the optimisers have stepped already.
         """
         generator = self.generator_of_step()
         waveforms = stems_and_mixture(batch).flatten(0, 1)
@@ -137,6 +140,7 @@ class AutoencoderTraining(AdversarialTraining):
         parts |= self.step_discriminator(target, estimate)
         self.log_parts("train", {"loss": loss.detach()} | parts, len(target))
         self.train_step += 1
+        return loss.detach()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Reconstruct whole windows, from a posterior sample as in use, with the same noise at every validation.
@@ -229,18 +233,23 @@ class VocoderTraining(AdversarialTraining):
         samples = log_mel.shape[1] * self.mel_settings.hop_length
         return self.generator(log_mel.transpose(1, 2).contiguous())[..., :samples].float()
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """One step of generator and, from `disc_start` on, discriminators.
 
         Args:
             batch: stems (B, S, N); the mixture is not used.
             batch_idx: unused; everything derives from `train_step`.
+
+        Returns:
+            The loss, detached, for callbacks: the optimisers have stepped already.
         """
         waveforms = batch["stems"].flatten(0, 1)[:, : self.mel_settings.window_samples]
         drawn = self.draw(waveforms, self.generator_of_step())
-        parts = self._step_spectrum if isinstance(self.generator, SpectralVocoder) else self._step_waveform
-        self.log_parts("train", parts(waveforms, drawn), len(waveforms if drawn is None else drawn[0]))
+        step = self._step_spectrum if isinstance(self.generator, SpectralVocoder) else self._step_waveform
+        parts = step(waveforms, drawn)
+        self.log_parts("train", parts, len(waveforms if drawn is None else drawn[0]))
         self.train_step += 1
+        return parts["loss"]
 
     def _step_spectrum(self, waveforms: Tensor, drawn: tuple[Tensor, Tensor] | None) -> dict[str, Tensor]:
         """One step of a spectral vocoder on waveforms (P, N), or the segments drawn from them; what to log."""
