@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,13 +102,32 @@ class LastCheckpoint(pl.Callback):
             self.saved_at = trainer.global_step
 
 
-def run_folder(config: Config) -> Path:
-    """The run's folder: a resumed run's own, or `<log_directory>/<project_name>/<time>_<name>_<lr>_<version>`."""
+def run_folder(config: Config, make: bool = False) -> Path:
+    """The run's folder: a resumed run's own, or `<log_directory>/<project_name>/<time>_<name>_<lr>_<version>`.
+
+    Args:
+        config: the configuration.
+        make: make a new run's folder, which then is no other run's, however close together they start.
+
+    Raises:
+        ConfigError: it cannot be made, or its path holds `::`.
+    """
+    folder = _run_folder(config, make)
+    if "::" in str(folder):
+        raise ConfigError(
+            f"{config.path}: log_directory: {folder} holds '::', which the training library takes for a chain of "
+            "addresses; name another folder"
+        )
+    return folder
+
+
+def _run_folder(config: Config, make: bool) -> Path:
     if config.trainer.resume:
         checkpoint = find_checkpoint(config.trainer.resume, "trainer.resume")
         inside = checkpoint.parent.name == "checkpoints"
         return checkpoint.parent.parent if inside else checkpoint.parent
     project = Path(config.log_directory) / safe_name(config.project_name)
+    make = make and "::" not in str(project)  # which is refused
     if config.dev:
         return project / "DEV_EXP"
     if RUN_FOLDER_VARIABLE in os.environ:
@@ -119,10 +140,51 @@ def run_folder(config: Config) -> Path:
     name = safe_name(f"{config.id.name}_{config.model.params.base_learning_rate:g}_{config.id.version}")
     started = datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
     folder, attempt = project / f"{started}_{name}", 1
-    while folder.exists():
+    while not _is_new(folder, make):
         attempt += 1
         folder = project / f"{started}.{attempt}_{name}"
     return folder
+
+
+def _is_new(folder: Path, make: bool) -> bool:
+    """Whether no run has the folder yet; `make` makes it, so that no other run can take it from then on."""
+    if not make:
+        return not folder.exists()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+    except FileExistsError:
+        if not folder.is_dir():
+            raise ConfigError(f"log_directory: {folder.parent} is a file, or cannot hold folders") from None
+        return False
+    except OSError as error:
+        raise ConfigError(f"log_directory: {folder} cannot be written ({error.strerror})") from None
+    return True
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """No other training writes to the folder within the block.
+
+    Raises:
+        ConfigError: one does already.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{folder}: another training is at work in this run folder; wait for its end") from None
+        except OSError as error:
+            log.debug("%s: cannot be locked (%s)", folder, error)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def build_loggers(config: Config, folder: Path) -> list[Logger]:
@@ -255,13 +317,16 @@ def run(config: Config) -> Path:
     checkpoint, step = take_weights(config, model)
     if training and latent_cache(config):
         read_cached_latents(config, data, model, checkpoint)
-    folder = run_folder(config)
+    folder = run_folder(config, make=True)
     chosen_here = RUN_FOLDER_VARIABLE not in os.environ
     os.environ[RUN_FOLDER_VARIABLE] = str(folder)
+    resources = ExitStack()
     try:
         trainer = build_trainer(config, folder, step)
         if trainer.is_global_zero:
             prepare_folder(config, folder)
+            if training:
+                resources.enter_context(alone_in(folder))
         log.info("run folder: %s", folder)
         if config.mode == "validate_and_train" or not training:
             trainer.validate(model, datamodule=data, verbose=False)
@@ -277,6 +342,9 @@ def run(config: Config) -> Path:
         if trainer.is_global_zero:
             write_run_report(folder)
     finally:
+        resources.close()
+        with suppress(OSError):
+            folder.rmdir()  # nothing came of it
         if chosen_here:  # a later run of this process has a folder of its own
             os.environ.pop(RUN_FOLDER_VARIABLE, None)
     return folder

@@ -117,6 +117,8 @@ class Watch(pl.Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """A validation that was stopped: save what it was about to look at."""
+        if trainer.progress_bar_callback is not None:
+            trainer.progress_bar_callback.teardown(trainer, pl_module, "fit")  # what is said next begins a line
         if self._validating and isinstance(exception, StoppedError):
             self._validating = False
             trainer.save_checkpoint(self.checkpoint, weights_only=False)

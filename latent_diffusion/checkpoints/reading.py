@@ -136,7 +136,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(length))
         extra = json.loads(metadata.get("msgld", "{}"))
-    except (SafetensorError, OSError, ValueError, struct.error) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError, struct.error) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file ({_first_line(error)})") from None
     if not isinstance(extra, dict):
         raise CheckpointError(f"{path}: metadata 'msgld' is a {type(extra).__name__}, expected a JSON object")

@@ -142,7 +142,7 @@ class AutoencoderTraining(AdversarialTraining):
         self.train_step += 1
         return loss.detach()
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any] | None:
         """Reconstruct whole windows, from a posterior sample as in use, with the same noise at every validation.
 
         Args:
@@ -161,13 +161,18 @@ class AutoencoderTraining(AdversarialTraining):
         z = torch.cat(latents).float()
         spread = {f"latent_std_{channel}": value for channel, value in enumerate(z.std(dim=(0, 2, 3)))}
         kl = torch.cat([posterior.kl() for posterior in posteriors]).mean()
-        self.log_distances(target, estimate)
-        self.log_parts("val", {"kl": kl, "latent_std": z.std()} | spread, len(z))
-        return {
-            "name": batch["name"],
-            "log_mels": {"target": target.cpu(), "estimate": estimate.cpu()},
-            "waveforms": {},
-        }
+        waits = "waits" in batch
+        self.log_distances(target, estimate, waits)
+        self.log_parts("val", {"kl": kl, "latent_std": z.std()} | spread, 0 if waits else len(z))
+        return (
+            None
+            if waits
+            else {
+                "name": batch["name"],
+                "log_mels": {"target": target.cpu(), "estimate": estimate.cpu()},
+                "waveforms": {},
+            }
+        )
 
 
 class VocoderTraining(AdversarialTraining):
@@ -288,7 +293,7 @@ class VocoderTraining(AdversarialTraining):
         self.untoggle_optimizer(optimiser)
         return parts
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any] | None:
         """Copy synthesis: every stem's whole window to log-mel and back.
 
         Args:
@@ -305,12 +310,16 @@ class VocoderTraining(AdversarialTraining):
         vocoded = [self(item[None])[0, 0] for item in target.flatten(0, 1)]
         waveforms = torch.stack(vocoded).reshape(stems.shape)
         estimate = self.log_mel_of(waveforms)
-        self.log_distances(target, estimate)
-        return {
-            "name": batch["name"],
-            "log_mels": {"target": target.cpu(), "estimate": estimate.cpu()},
-            "waveforms": {"target": stems.float().cpu(), "estimate": waveforms.cpu()},
-        }
+        self.log_distances(target, estimate, "waits" in batch)
+        return (
+            None
+            if "waits" in batch
+            else {
+                "name": batch["name"],
+                "log_mels": {"target": target.cpu(), "estimate": estimate.cpu()},
+                "waveforms": {"target": stems.float().cpu(), "estimate": waveforms.cpu()},
+            }
+        )
 
 
 def stems_and_mixture(batch: dict[str, Any]) -> Tensor:
