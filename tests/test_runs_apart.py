@@ -88,12 +88,14 @@ def test_training_and_validation_on_the_same(root: Path, caplog: pytest.LogCaptu
 
 def test_names_that_are_no_text(tmp_path: Path) -> None:
     """A track and the folders around it, from the data to the report."""
-    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/r\xff"))
+    root = tmp_path / "r"
     write_songs(root / "train", 2, 0.7, seed=1)
     write_songs(root / "valid", 1, 0.4, seed=2)
     write_first_stage(root)
     os.rename(root / "valid/Track00000", os.fsencode(root / "valid") + b"/n\xfa\xe9")
     os.rename(root / "train/Track00000", os.fsencode(root / "train") + b"/\xff\xfe")
+    root = Path(os.fsdecode(os.fsencode(root) + b"\xff"))
+    os.rename(tmp_path / "r", root)
     given = ["--config", str(write_config(root / "c.yaml", config(root, max_steps=1, logger=["csv", "tensorboard"])))]
     assert main([*given, "trainer.validation_every_n_steps=1", b"id.name=\xff".decode("utf-8", "surrogateescape")]) == 0
     (run,) = (root / "runs" / "tiny").iterdir()

@@ -28,7 +28,7 @@ from utilities.files import safe_name, whole_file
 from utilities.report.render import write_run_report
 from utilities.results import ResultWriter
 from utilities.training_view import TrainingView, ValidationAudio
-from utilities.watch import DivergedError, Watch, advice, all_finite
+from utilities.watch import DivergedError, Watch, advice, is_sound
 
 if TYPE_CHECKING:
     from torch import nn
@@ -59,9 +59,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             DivergedError: a weight is not finite; what the path holds stays.
         """
-        if not all_finite(checkpoint):
+        if not is_sound(checkpoint):
             step = checkpoint.get("global_step")
-            raise DivergedError(f"step {step}: weights are not finite, nothing is saved; {advice(self.rate)}")
+            raise DivergedError(
+                f"step {step}: weights are not finite or beyond all bounds, nothing is saved; {advice(self.rate)}"
+            )
         with whole_file(path) as temporary:
             super().save_checkpoint(checkpoint, temporary, storage_options)
 

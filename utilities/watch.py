@@ -17,6 +17,7 @@ from latent_diffusion.errors import MSGLDError
 
 from .signals import StoppedError, listen, listening
 
+LARGEST_WEIGHT = 1e8  # a step that is far too long leaves larger ones, before the first loss is no number
 PATIENCE = 3  # steps in a row whose loss is not finite: mixed precision skips single ones
 
 
@@ -32,11 +33,17 @@ def advice(rate: float) -> str:
     )
 
 
-def all_finite(checkpoint: Mapping[str, Any]) -> bool:
-    """Whether all weights of a checkpoint, and the optimisers' averages, are finite."""
+def is_sound(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint's weights are numbers of a size that networks have, and the optimisers' averages finite."""
     states = [state for optimiser in checkpoint.get("optimizer_states", ()) for state in optimiser["state"].values()]
-    values = (value for group in [checkpoint.get("state_dict", {}), *states] for value in group.values())
-    return all(bool(v.isfinite().all()) for v in values if isinstance(v, torch.Tensor) and v.is_floating_point())
+    averages = (value for state in states for value in state.values())
+    weights = checkpoint.get("state_dict", {}).values()
+    return all(
+        bool((value.abs() < limit).all())
+        for values, limit in ((weights, LARGEST_WEIGHT), (averages, math.inf))
+        for value in values
+        if isinstance(value, torch.Tensor) and value.is_floating_point()
+    )
 
 
 class Watch(pl.Callback):

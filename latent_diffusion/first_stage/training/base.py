@@ -222,7 +222,8 @@ class AdversarialTraining(pl.LightningModule):
         """Log how far apart log-mels (..., T, M) are, as val/log_mel_mse, val/log_mel_l1 and val/log_mel_l1_audible.
 
         The last is over the frames in which the target has any sound: stems are silent for much of a song, and
-        silence is easy. An item of a rank that only waits for others counts for nothing. Every audible frame of the validation set has the same weight in it; without any it is nan.
+        silence is easy. Every audible frame of the validation set has the same weight in it; without any it is nan.
+        An item of a rank that only waits for the others counts for nothing.
         """
         distances = {"log_mel_mse": F.mse_loss(estimate, target), "log_mel_l1": F.l1_loss(estimate, target)}
         self.log_parts("val", distances, 0 if waits else target.shape[:-2].numel())
