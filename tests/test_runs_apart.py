@@ -86,7 +86,7 @@ def test_training_and_validation_on_the_same(root: Path, caplog: pytest.LogCaptu
     assert caplog.text.count("2 of its tracks are in train_data") == 1
 
 
-def test_names_that_are_no_text(tmp_path: Path) -> None:
+def test_names_that_are_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A track and the folders around it, from the data to the report."""
     root = tmp_path / "r"
     write_songs(root / "train", 2, 0.7, seed=1)
@@ -96,10 +96,14 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
     os.rename(root / "train/Track00000", os.fsencode(root / "train") + b"/\xff\xfe")
     root = Path(os.fsdecode(os.fsencode(root) + b"\xff"))
     os.rename(tmp_path / "r", root)
+    plain = [f"log_directory={tmp_path}/runs", b"id.name=\xff".decode("utf-8", "surrogateescape")]
     given = ["--config", str(write_config(root / "c.yaml", config(root, max_steps=1, logger=["csv", "tensorboard"])))]
-    assert main([*given, "trainer.validation_every_n_steps=1", b"id.name=\xff".decode("utf-8", "surrogateescape")]) == 0
-    (run,) = (root / "runs" / "tiny").iterdir()
-    assert load_config(run / "config.yaml").log_directory == str(root / "runs")
+    assert main(given) == 2
+    assert "is not UTF-8" in capsys.readouterr().err
+    given += plain
+    assert main([*given, "trainer.validation_every_n_steps=1"]) == 0
+    (run,) = (tmp_path / "runs" / "tiny").iterdir()
+    assert load_config(run / "config.yaml").data.params.path.train_data == [str(root / "train")]
     assert main([*given, f"trainer.resume={run}", "trainer.max_steps=2"]) == 0
     assert (run / "report.html").is_file()
 

@@ -112,15 +112,24 @@ def run_folder(config: Config, make: bool = False) -> Path:
         make: make a new run's folder, which then is no other run's, however close together they start.
 
     Raises:
-        ConfigError: it cannot be made, or its path holds `::`.
+        ConfigError: it cannot be made, or its path holds `::` or is not UTF-8.
     """
-    folder = _run_folder(config, make)
+    folder = _run_folder(config, make=False)
     if "::" in str(folder):
-        raise ConfigError(
-            f"{config.path}: log_directory: {folder} holds '::', which the training library takes for a chain of "
-            "addresses; name another folder"
-        )
-    return folder
+        why = "holds '::', which the training library takes for a chain of addresses"
+    elif not _is_utf8(folder):
+        why = "is not UTF-8, which TensorBoard's files have to be in"
+    else:
+        return _run_folder(config, make)
+    raise ConfigError(f"{config.path}: log_directory: {folder} {why}; name another folder")
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _run_folder(config: Config, make: bool) -> Path:
@@ -129,7 +138,6 @@ def _run_folder(config: Config, make: bool) -> Path:
         inside = checkpoint.parent.name == "checkpoints"
         return checkpoint.parent.parent if inside else checkpoint.parent
     project = Path(config.log_directory) / safe_name(config.project_name)
-    make = make and "::" not in str(project)  # which is refused
     if config.dev:
         return project / "DEV_EXP"
     if RUN_FOLDER_VARIABLE in os.environ:
