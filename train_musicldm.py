@@ -46,13 +46,22 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     work = parser.add_mutually_exclusive_group(required=True)
-    work.add_argument("--config", metavar="FILE", help="YAML configuration")
+    work.add_argument("--config", type=os.path.expanduser, metavar="FILE", help="YAML configuration")
     work.add_argument(
-        "--inspect", metavar="FILE", help="say what a weights file is, and the configuration that fits it"
+        "--inspect",
+        type=os.path.expanduser,
+        metavar="FILE",
+        help="say what a weights file is, and the configuration that fits it",
     )
-    work.add_argument("--convert", metavar="FILE", help="write a weights file anew, in the format that --to names")
+    work.add_argument(
+        "--convert",
+        type=os.path.expanduser,
+        metavar="FILE",
+        help="write a weights file anew, in the format that --to names",
+    )
     parser.add_argument(
         "--to",
+        type=os.path.expanduser,
         metavar="FILE",
         help="with --convert: NAME.safetensors, this project's format, or NAME.ckpt, the published layout",
     )
@@ -63,7 +72,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="with --convert: keep every tensor (default), or for inference the averaged or the raw U-Net only",
     )
     parser.add_argument("--half", action="store_true", help="with --convert: networks in 16 bit, read as 32")
-    parser.add_argument("--vocoder", metavar="FILE", help="with --convert: put its vocoder into an MSG-LD model")
+    parser.add_argument(
+        "--vocoder",
+        type=os.path.expanduser,
+        metavar="FILE",
+        help="with --convert: put its vocoder into an MSG-LD model",
+    )
     parser.add_argument("--force", action="store_true", help="with --convert: write over an existing file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a key of the configuration")
     parser.add_argument("--dry-run", action="store_true", help="check everything, print what would happen, do nothing")
