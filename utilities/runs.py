@@ -347,7 +347,7 @@ def run(config: Config) -> Path:
             with watch.listening():
                 # Lightning restores optimiser, loops and weights; nothing but plain tensors and values is read.
                 trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-            if trainer.is_global_zero and trainer.global_step == watch.first_step:
+            if trainer.is_global_zero and watch.first_step in (None, trainer.global_step):
                 log.warning("nothing was trained: %s has reached max_steps or max_epochs", checkpoint or "the run")
         if trainer.is_global_zero:
             write_run_report(folder)

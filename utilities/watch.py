@@ -60,7 +60,8 @@ class Watch(pl.Callback):
 
     def __init__(self, checkpoint: Path, config: str, rate: float) -> None:
         self.checkpoint, self.config, self.rate = checkpoint, config, rate
-        self.signal, self.bad, self.first_step, self.step_before = 0, 0, 0, 0
+        self.signal, self.bad, self.step_before = 0, 0, 0
+        self.first_step: int | None = None  # none where there is nothing left to train
         self._validating = False
 
     # ---- signals

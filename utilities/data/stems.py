@@ -297,10 +297,10 @@ def _track_folders(folder: Path) -> list[Path]:
 
 
 def _once(found: list[tuple[int, Path]]) -> list[tuple[int, Path]]:
-    """Each track once, whatever it is called: a folder may be named twice, or lead to another's tracks."""
+    """The tracks of each folder once, whatever the folder is called: it may be named twice, or by a link."""
     tracks: dict[Path, tuple[int, Path]] = {}
     for number, track in found:
-        tracks.setdefault(track.resolve(), (number, track))
+        tracks.setdefault(track.parent.resolve() / track.name, (number, track))
     if len(tracks) < len(found):
         folders = ", ".join(sorted({str(track.parent) for _, track in found}))
         log.warning(
