@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from latent_diffusion.errors import MSGLDError
 
@@ -40,11 +43,22 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     work = parser.add_mutually_exclusive_group(required=True)
-    work.add_argument("--config", metavar="FILE", help="YAML configuration")
-    work.add_argument("--inspect", metavar="FILE", help="say what a weights file is; now the command `msgld inspect`")
-    work.add_argument("--convert", metavar="FILE", help="write weights in another format; now `msgld convert`")
+    work.add_argument("--config", type=os.path.expanduser, metavar="FILE", help="YAML configuration")
+    work.add_argument(
+        "--inspect",
+        type=os.path.expanduser,
+        metavar="FILE",
+        help="say what a weights file is; now the command `msgld inspect`",
+    )
+    work.add_argument(
+        "--convert",
+        type=os.path.expanduser,
+        metavar="FILE",
+        help="write weights in another format; now `msgld convert`",
+    )
     parser.add_argument(
         "--to",
+        type=os.path.expanduser,
         metavar="FILE",
         help="with --convert: NAME.safetensors, this project's format, or NAME.ckpt, the published layout",
     )
@@ -55,7 +69,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="with --convert: keep every tensor (default), or for inference the averaged or the raw U-Net only",
     )
     parser.add_argument("--half", action="store_true", help="with --convert: networks in 16 bit, read as 32")
-    parser.add_argument("--vocoder", metavar="FILE", help="with --convert: put its vocoder into an MSG-LD model")
+    parser.add_argument(
+        "--vocoder",
+        type=os.path.expanduser,
+        metavar="FILE",
+        help="with --convert: put its vocoder into an MSG-LD model",
+    )
     parser.add_argument("--force", action="store_true", help="with --convert: write over an existing file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a key of the configuration")
     parser.add_argument("--dry-run", action="store_true", help="check everything, print what would happen, do nothing")
@@ -72,41 +91,75 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run; returns the exit status: 0, or 2 for bad input, which is told in one line."""
+    """Run; returns the exit status: 0, 2 for bad input, which is told in one line, 130 or 143 after a signal."""
+    from utilities.signals import StoppedError, leave_at_once, listening, stop
+
     options = parse_arguments(arguments)
-    level = logging.DEBUG if options.debug else logging.INFO
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    for package in ("utilities", "latent_diffusion", "data"):
-        logging.getLogger(package).setLevel(level)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # names of files may be in any encoding
     try:
-        if options.inspect or options.convert:
-            from utilities import weights
-
-            old, new = ("inspect", "inspect FILE") if options.inspect else ("convert", "convert FILE --to FILE")
-            print(f"note: --{old} FILE is now the command `msgld {new}`", file=sys.stderr)
-            chosen = (options.convert, options.to, options.weights, options.half, options.force, options.vocoder)
-            print(weights.describe_weights(options.inspect) if options.inspect else weights.convert(*chosen))
-            return 0
-        from utilities.config import load_config  # after --help, which should not wait for it
-
-        config = load_config(options.config, options.overrides, strict=options.strict)
-        if options.dry_run:
-            from utilities.plan import describe
-
-            print(describe(config))
-        else:
-            from utilities.report.listing import what_to_open
-            from utilities.runs import run
-
-            folder = run(config)
-            if int(os.environ.get("LOCAL_RANK", 0)) == 0:  # one of several processes speaks for all
-                print("\n".join([f"run folder: {folder}", *what_to_open(folder)]))
+        with listening(leave_at_once):  # after --help, which should not wait for libraries
+            _load_libraries(options)
+        with listening(stop), _logging(logging.DEBUG if options.debug else logging.INFO):
+            _carry_out(options)
+    except StoppedError as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.status
     except MSGLDError as error:
         if options.debug:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _load_libraries(options: argparse.Namespace) -> None:
+    if options.config:
+        importlib.import_module("utilities.plan" if options.dry_run else "utilities.runs")
+    else:
+        importlib.import_module("utilities.weights")
+
+
+@contextmanager
+def _logging(level: int) -> Iterator[None]:
+    """The project's log lines from a level on; after the block as before, for who calls `main` from Python."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    loggers = [logging.getLogger(package) for package in ("utilities", "latent_diffusion", "data")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for logger, former in zip(loggers, before, strict=True):
+            logger.setLevel(former)
+
+
+def _carry_out(options: argparse.Namespace) -> None:
+    """Do what was asked for; raises `MSGLDError`s."""
+    if options.inspect or options.convert:
+        from utilities import weights
+
+        old, new = ("inspect", "inspect FILE") if options.inspect else ("convert", "convert FILE --to FILE")
+        print(f"note: --{old} FILE is now the command `msgld {new}`", file=sys.stderr)
+        chosen = (options.convert, options.to, options.weights, options.half, options.force, options.vocoder)
+        print(weights.describe_weights(options.inspect) if options.inspect else weights.convert(*chosen))
+        return
+    from utilities.config import load_config
+
+    config = load_config(options.config, options.overrides, strict=options.strict)
+    if options.dry_run:
+        from utilities.plan import describe
+
+        print(describe(config))
+        return
+    from utilities.report.listing import what_to_open
+    from utilities.runs import run
+
+    folder = run(config)
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:  # one of several processes speaks for all
+        print("\n".join([f"run folder: {folder}", *what_to_open(folder)]))
 
 
 if __name__ == "__main__":

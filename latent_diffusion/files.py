@@ -20,6 +20,21 @@ def _beside(path: Path, suffix: str) -> Path:
 
 
 @contextmanager
+def named_in_utf8(path: Path) -> Iterator[Path]:
+    """A name of a file for libraries that take none but UTF-8: its own where it is UTF-8, else one of the open file."""
+    try:
+        str(path).encode()
+        descriptor = None
+    except UnicodeEncodeError:
+        descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield path if descriptor is None else Path(f"/dev/fd/{descriptor}")
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+@contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside `path`; when the block ends without an error, it takes the place of `path`.
 

@@ -37,6 +37,8 @@ def find_checkpoint(given: str | Path, key: str) -> Path:
     Raises:
         CheckpointError: there is none, or more than one.
     """
+    if str(given).startswith("~"):
+        given = Path(given).expanduser()
     if given in model_names():
         return WEIGHTS / given / "model.safetensors"
     if "*" in str(given) and (matches := glob(str(given))):

@@ -236,9 +236,25 @@ class MusicLDM(pl.LightningModule):
         self.check_model(weights)
         check_optimiser(checkpoint, self._trained_parameters())
         self._set_scale(scale_of(weights), mean_of(weights))
-        checkpoint.setdefault("lr_schedulers", [])
-        others = ("logvar", "model_ema.decay", "model_ema.num_updates")
+        self._set_optimiser(checkpoint)
+        others = ("logvar", "model_ema.num_updates")
         checkpoint["state_dict"] = merge_state(weights, self.state_dict(), others)
+
+    def _set_optimiser(self, checkpoint: dict[str, Any]) -> None:
+        """Let a checkpoint's optimiser and schedule go on with this training's learning rate and weight decay."""
+        s = self.training_settings
+        step = int(checkpoint.get("global_step", 0))
+        schedulers = checkpoint.setdefault("lr_schedulers", [])
+        if not schedulers and self._rate_changes:
+            schedulers.append({"last_epoch": step, "_step_count": step + 1})
+        for scheduler in schedulers:
+            step = scheduler["last_epoch"]
+            rate = s.base_learning_rate * self._rate_factor(step)
+            scheduler.update(base_lrs=[s.base_learning_rate], _last_lr=[rate], lr_lambdas=[None])
+        for optimiser in checkpoint.get("optimizer_states", []):
+            for group in optimiser["param_groups"]:
+                group.update(lr=s.base_learning_rate * self._rate_factor(step), weight_decay=s.weight_decay)
+                group["initial_lr"] = s.base_learning_rate
 
     def _trained_parameters(self) -> list[nn.Parameter]:
         return [p for p in [*self.model.parameters(), self.logvar] if p.requires_grad]
@@ -259,15 +275,20 @@ class MusicLDM(pl.LightningModule):
         """AdamW over the U-Net; linear warm-up, then constant (published) or falling."""
         s = self.training_settings
         optimiser = torch.optim.AdamW(self._trained_parameters(), lr=s.base_learning_rate, weight_decay=s.weight_decay)
-        if s.warmup_steps == 0 and s.lr_schedule == "constant":
+        if not self._rate_changes:
             return {"optimizer": optimiser}  # before a scheduler is made: making one sets its first rate
-
-        def factor(step: int) -> float:
-            rise = min(1.0, step / s.warmup_steps) if s.warmup_steps else 1.0  # published: the first step's rate is 0
-            return rise * rate_factor(s.lr_schedule, step, 0, s.lr_decay_steps, s.lr_final)
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, self._rate_factor)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @property
+    def _rate_changes(self) -> bool:
+        return self.training_settings.warmup_steps > 0 or self.training_settings.lr_schedule != "constant"
+
+    def _rate_factor(self, step: int) -> float:
+        """The learning rate at a step, as a share of `base_learning_rate`."""
+        s = self.training_settings
+        rise = min(1.0, step / s.warmup_steps) if s.warmup_steps else 1.0  # published: the first step's rate is 0
+        return rise * rate_factor(s.lr_schedule, step, 0, s.lr_decay_steps, s.lr_final)
 
     def step_generator(self, *position: int) -> Generator:
         """Source of all randomness at a place in the run: the same place gives the same numbers, resumed or not."""
@@ -397,14 +418,15 @@ class MusicLDM(pl.LightningModule):
         Returns:
             What was made beside what it should have been, for a callback to write; None without a task.
         """
-        size = len(batch["stems"])
+        waits = "waits" in batch
+        size = 0 if waits else len(batch["stems"])
         drop = self.training_settings.validation_drop_prob
         raw = self.losses(batch, self.step_generator(2, batch_idx), drop)
         self.log_dict({f"val/{name}": value for name, value in raw.items()}, batch_size=size, sync_dist=True)
         with self.averaged:
             ema = self.losses(batch, self.step_generator(2, batch_idx), drop)
             self.log_dict({f"val/{name}_ema": value for name, value in ema.items()}, batch_size=size, sync_dist=True)
-            return self.carry_out(batch)
+            return None if waits else self.carry_out(batch)
 
     def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Any] | None:
         """The task alone, with averaged weights."""
@@ -414,9 +436,12 @@ class MusicLDM(pl.LightningModule):
     def carry_out(self, batch: Mapping[str, Any]) -> dict[str, Any] | None:
         """Run the task on a batch and set the results beside the targets; None without a task."""
         task = self.evaluation.task
-        if task is None:
+        if task is None or "waits" in batch:
             return None
-        seeds = [zlib.crc32(name.encode(), self.evaluation.seed & 0xFFFFFFFF) for name in batch["name"]]
+        seeds = [
+            zlib.crc32(name.encode("utf-8", "backslashreplace"), self.evaluation.seed & 0xFFFFFFFF)
+            for name in batch["name"]
+        ]
         if self.evaluation.draw_plans:
             task = replace(task, plan=tuple(drawn_plan(seed) for seed in seeds))
         sampling, progress = self.evaluation.sampling, self.sampling_progress

@@ -19,13 +19,12 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from latent_diffusion.errors import ConfigError
 
-from .config_reader import KeyDoc, Reader, key_docs
+from .config_reader import KeyDoc, Reader, key_docs, path_keys
 from .config_schema import Config
 from .config_schema_model import AdversarialTrainingParams
 from .config_settings import (
@@ -41,6 +40,7 @@ from .config_settings import (
     vocoder_settings,
     vocoder_weights,
 )
+from .config_yaml import LONGEST_QUOTE, read_value, read_yaml_file, shown, typed
 from .registry import PUBLISHED_TARGETS
 
 __all__ = [
@@ -68,6 +68,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+LONGEST_TIME = 365_000 * 86_400  # seconds
 PRECISIONS = {
     "32": "32-true",
     "16": "16-mixed",
@@ -92,7 +93,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), strict: bool = 
     Raises:
         ConfigError: anything that is wrong with file, overrides, keys, values or targets, in one line.
     """
-    values = _with_base(Path(path))
+    path = Path(path).expanduser()
+    values = _with_base(path)
     values = _override(values, overrides, path)
     return config_from_dict(values, str(path), overrides, strict)
 
@@ -116,44 +118,49 @@ def _with_base(path: Path, above: tuple[Path, ...] = ()) -> DictConfig:
     if base is None:
         return values
     above = (*above, path.resolve())
-    if not isinstance(base, str) or (path.parent / base).resolve() in above:
-        raise ConfigError(f"{path}: base: found {base!r}, expected another configuration file, relative to this one")
-    return OmegaConf.merge(_with_base(path.parent / base, above), values)
+    below = path.parent / Path(base).expanduser() if isinstance(base, str) else None
+    if below is None or below.resolve() in above:
+        raise ConfigError(
+            f"{path}: base: found {shown(base)}, expected another configuration file, relative to this one"
+        )
+    return OmegaConf.merge(_with_base(below, above), values)
 
 
 def _read(path: Path) -> DictConfig:
-    try:
-        values = OmegaConf.load(path)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such configuration file") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path}: is a folder, expected a YAML file") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not a text file, expected YAML in UTF-8") from None
-    except (OSError, yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML: {_one_line(error)}") from None
-    if not isinstance(values, DictConfig):
+    values = read_yaml_file(path)
+    if isinstance(values, str) and re.fullmatch(r"[a-z_]{1,20}", values):
+        values = {values: None}  # a key without its colon
+    if values is not None and not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys and values at the top level, found a list or a single value")
-    return values
+    try:
+        return OmegaConf.create(values or {})
+    except (OmegaConfBaseException, RecursionError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {_one_line(error)}") from None
 
 
 def _override(values: DictConfig, overrides: Sequence[str], path: str | Path) -> dict[str, Any]:
     for text in overrides:
-        name, equals, _ = text.partition("=")
+        name, equals, typed_text = text.partition("=")
         if not equals or not re.fullmatch(r"\s*\w+(\.\w+|\[\d+\])*\s*", name):
             raise ConfigError(f"override {text!r}: expected dotted.key=value")
+        key = re.split(r"[.\[]", name.strip())
+        takes_list = path_keys().get(key[-1])
         try:
-            values.merge_with_dotlist([text])
-        except (ValueError, TypeError, IndexError, yaml.YAMLError, OmegaConfBaseException) as error:
+            value = read_value(typed_text, takes_list is not None, bool(takes_list))
+            OmegaConf.update(values, name.strip(), value)
+        except (ValueError, TypeError, IndexError, AttributeError, RecursionError) as error:
+            raise ConfigError(f"override {text!r}: {_one_line(error)}") from None
+        except (ConfigError, OmegaConfBaseException) as error:
             raise ConfigError(f"override {text!r}: {_one_line(error)}") from None
     try:
         return OmegaConf.to_container(values, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, RecursionError) as error:
         raise ConfigError(f"{path}: {_one_line(error)}") from None
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    text = " ".join(str(error).split())
+    return text if len(text) <= 2 * LONGEST_QUOTE else f"{text[: 2 * LONGEST_QUOTE - 4]} ..."
 
 
 # ---- rules between keys ----------------------------------------------------------------------------------------------
@@ -165,7 +172,7 @@ def _normalise(config: Config) -> None:
     at = f"{config.path}: trainer"
     precision = PRECISIONS.get(str(trainer.precision))
     if precision is None:
-        raise ConfigError(f"{at}.precision: found {trainer.precision!r}, expected one of {', '.join(PRECISIONS)}")
+        raise ConfigError(f"{at}.precision: found {shown(trainer.precision)}, expected one of {', '.join(PRECISIONS)}")
     trainer.precision = precision
     trainer.devices = _devices(trainer.devices, at)
     if trainer.max_time is not None:
@@ -194,36 +201,39 @@ def _devices(devices: int | list[int] | str, at: str) -> int | list[int] | str:
         return devices
     if isinstance(devices, list) and devices and min(devices) >= 0 and len(set(devices)) == len(devices):
         return devices
-    raise ConfigError(f"{at}.devices: found {found!r}, expected auto, a number of devices or a list of device numbers")
+    raise ConfigError(
+        f"{at}.devices: found {shown(found)}, expected auto, a number of devices or a list of device numbers"
+    )
 
 
 def _max_time(value: str | float, at: str) -> str:
     """As Lightning's DD:HH:MM:SS."""
-    found = value
+    found, value = value, typed(value)
     if isinstance(value, str):
         parts = value.split(":")
         numbers = [int(part) for part in parts if part.isdigit()]
         if len(parts) not in (1, 3, 4) or len(numbers) != len(parts):
-            raise ConfigError(f"{at}.max_time: found {found!r}, expected DD:HH:MM:SS, HH:MM:SS or seconds")
+            raise ConfigError(f"{at}.max_time: found {shown(found)}, expected DD:HH:MM:SS, HH:MM:SS or seconds")
         numbers = [0] * (4 - len(numbers)) + numbers
         value = numbers[0] * 86_400 + numbers[1] * 3600 + numbers[2] * 60 + numbers[3]
+    if isinstance(value, bool) or not 1 <= value <= LONGEST_TIME:
+        raise ConfigError(f"{at}.max_time: found {shown(found)}, expected at least one second, and at most 1000 years")
     seconds = round(value)
-    if seconds < 1:
-        raise ConfigError(f"{at}.max_time: found {found!r}, expected at least one second")
     days, seconds = divmod(seconds, 86_400)
     return f"{days:02d}:{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 
 def _stem_name(stem: str | int, stems: list[str], path: str | None) -> str:
     where = f"{path}: data.params.path.stems_to_inpaint"
-    if isinstance(stem, int):
+    stem = str(stem) if str(stem) in stems else typed(stem)
+    if isinstance(stem, int) and not isinstance(stem, bool):
         if not 0 <= stem < len(stems):
             raise ConfigError(f"{where}: found stem number {stem}, expected 0 to {len(stems) - 1} or a name")
         return stems[stem]
     if stem not in stems:
-        nearest = difflib.get_close_matches(stem, stems, n=1, cutoff=0.5)
+        nearest = difflib.get_close_matches(str(stem), stems, n=1, cutoff=0.5)
         hint = f" (did you mean {nearest[0]}?)" if nearest else ""
-        raise ConfigError(f"{where}: found {stem!r}, expected some of {', '.join(stems)}{hint}")
+        raise ConfigError(f"{where}: found {shown(stem)}, expected some of {', '.join(stems)}{hint}")
     return stem
 
 

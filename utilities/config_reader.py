@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
@@ -16,6 +17,7 @@ from . import config_schema as schema
 from . import config_schema_model as model_schema
 from .config_published import FIRST_STAGE, WITHOUT_EFFECT, WithoutEffect
 from .config_schema import Config
+from .config_yaml import LONGEST_QUOTE, shown, typed
 from .registry import lookup
 
 MODEL_KINDS = {
@@ -55,6 +57,14 @@ def keys_without_effect(kind_of_model: str) -> dict[str, WithoutEffect]:
             if name.startswith(FIRST_STAGE) and name.removeprefix(FIRST_STAGE) not in own:
                 rows["model.params." + name.removeprefix(FIRST_STAGE)] = row
     return rows
+
+
+@cache
+def path_keys() -> dict[str, bool]:
+    """Names of the keys that are paths, and whether they take a list."""
+    groups = [group for module in (schema, model_schema) for group in vars(module).values() if is_dataclass(group)]
+    keys = [f for group in groups for f in fields(group) if f.metadata.get("path")]
+    return {f.name: f.metadata["single"] for f in keys}
 
 
 class _Mismatch(Exception):
@@ -113,7 +123,7 @@ class Reader:
     def ignores(self, dotted: str, value: Any) -> bool:
         """Whether a key is a published one without effect; notes it, if its value says anything else."""
         row = keys_without_effect(self.kind).get(dotted)
-        if row is not None and not row.describes(value):
+        if row is not None and not row.describes(typed(value)):
             self.without_effect.append(dotted)
         return row is not None
 
@@ -122,7 +132,7 @@ class Reader:
         near = difflib.get_close_matches(name, siblings, n=1, cutoff=0.7)
         near = [prefix + near[0]] if near else [key for key in everywhere if key.split(".")[-1] == name][:1]
         near = near or difflib.get_close_matches(prefix + name, everywhere, n=1, cutoff=0.0)
-        return ConfigError(f"{self.where(prefix + name)}: unknown key; nearest known key: {near[0]}")
+        return ConfigError(f"{self.where(prefix + _short(name))}: unknown key; nearest known key: {near[0]}")
 
     def value(self, value: Any, hint: Any, f: Any, dotted: str) -> Any:
         """One key's value, converted and within its bounds."""
@@ -136,10 +146,10 @@ class Reader:
         try:
             result = self.convert(value, hint, dotted)
         except _Mismatch as mismatch:
-            found = "a group of keys" if isinstance(value, dict) else f"{value!r}"
+            found = "a group of keys" if isinstance(value, dict) else shown(value)
             raise ConfigError(f"{self.where(dotted)}: found {found}, expected {mismatch}") from None
         self.check_bounds(result, about, dotted)
-        return result
+        return _expanded(result) if about["path"] else result
 
     @staticmethod
     def empty(hint: Any, f: Any) -> Any:
@@ -173,8 +183,11 @@ class Reader:
         return _scalar(value, hint)
 
     def union(self, value: Any, hints: tuple[Any, ...], dotted: str) -> Any:
-        if value is None or (value is False and NoneType in hints and bool not in hints):
+        looks = typed(value)
+        if value is None or (looks is False and NoneType in hints and bool not in hints):
             return None  # `false` switches off what empty switches off
+        if str not in hints or (type(looks) in hints and str(looks) == value):  # 3 is a number, 1.10 a name
+            value = looks
         exact = [hint for hint in hints if type(value) is hint]
         others = [hint for hint in hints if hint is not NoneType and hint not in exact]
         if isinstance(value, dict):
@@ -192,7 +205,9 @@ class Reader:
             if choices and item not in choices:
                 near = difflib.get_close_matches(str(item), choices, n=1)
                 hint = f" (did you mean {near[0]}?)" if near else ""
-                raise ConfigError(f"{self.where(dotted)}: found {item!r}, expected one of {', '.join(choices)}{hint}")
+                raise ConfigError(
+                    f"{self.where(dotted)}: found {shown(item)}, expected one of {', '.join(choices)}{hint}"
+                )
             number = isinstance(item, int | float) and not isinstance(item, bool)
             if number and ((low is not None and item < low) or (high is not None and item > high)):
                 limits = [f"at least {low}"] * (low is not None) + [f"at most {high}"] * (high is not None)
@@ -225,26 +240,33 @@ def _expected(hint: Any) -> str:
 
 
 def _scalar(value: Any, hint: Any) -> Any:
-    """Bool, int, float or str; numbers may come as text (YAML 1.1 reads 3e-5 as text), text may not come as numbers."""
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    """Bool, int, float or str; numbers and switches come as text, as `config_yaml` reads them, or as themselves."""
     if hint is str and isinstance(value, str):
         return value
-    if hint is bool:
-        words = {"true": True, "false": False, "1": True, "0": False}
-        if isinstance(value, bool) or plain or isinstance(value, str):
-            found = words.get(str(value).lower())
-            if found is not None:
-                return found
-    if hint in (int, float) and (plain or isinstance(value, str)):
+    value = typed(value)
+    if hint is bool and isinstance(value, int | float) and value in (0, 1):
+        return bool(value)
+    if hint in (int, float) and isinstance(value, int | float) and not isinstance(value, bool):
         try:
             number = float(value)
-        except (ValueError, OverflowError):
+        except OverflowError:
             raise _Mismatch(_expected(hint)) from None
         if math.isfinite(number) and hint is float:
             return number
         if math.isfinite(number) and number == int(number):
-            return int(value) if isinstance(value, int) else int(number)
+            return int(value)
     raise _Mismatch(_expected(hint))
+
+
+def _expanded(value: Any) -> Any:
+    """A path or a list of paths with `~` as the home folder."""
+    if isinstance(value, list):
+        return [_expanded(item) for item in value]
+    return os.path.expanduser(value) if isinstance(value, str) else value
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_QUOTE else f"{name[: LONGEST_QUOTE - 4]} ..."
 
 
 # ---- documentation of the keys ---------------------------------------------------------------------------------------

@@ -35,9 +35,9 @@ class TrainerConfig:
     max_epochs: int | None = key(None, "stop after so many epochs; empty or -1: no limit", low=-1)
     limit_train_batches: int | float | None = key(None, "batches of a training epoch (1.0 or empty: all)", low=0)
     limit_val_batches: int | float | None = key(None, "batches of a validation (1.0 or empty: all)", low=0)
-    resume: str | None = key(None, "go on in this run folder, or in the folder of this checkpoint file")
+    resume: str | None = key(None, "go on in this run folder, or in the folder of this checkpoint file", path=True)
     resume_from_checkpoint: str | None = key(
-        None, "start a new run folder from this checkpoint: a file, a run folder or a model's name"
+        None, "start a new run folder from this checkpoint: a file, a run folder or a model's name", path=True
     )
     accelerator: str = key("auto", "where to compute", choices=("auto", "gpu", "cuda", "cpu", "mps", "tpu"))
     precision: str | int = key("32-true", "32, 16, bf16 (both mixed), or 32-true, 16-mixed, bf16-mixed")
@@ -82,8 +82,10 @@ class AugmentationConfig:
 
 @dataclass
 class PathConfig:
-    train_data: list[str] = key([], "folder of tracks for training, or a list of folders", single=True)
-    valid_data: list[str] = key([], "folder of tracks for validation and test, or a list of folders", single=True)
+    train_data: list[str] = key([], "folder of tracks for training, or a list of folders", single=True, path=True)
+    valid_data: list[str] = key(
+        [], "folder of tracks for validation and test, or a list of folders", single=True, path=True
+    )
     stems: list[str] = key(
         ["bass", "drums", "guitar", "piano"], "stems in their order, the file names in a track folder", single=True
     )
@@ -126,6 +128,7 @@ class DataParams:
         None,
         "folder in which the training tracks' latents are kept, encoded once; empty: encoded at every step",
         ours=True,
+        path=True,
     )
     augmentation: AugmentationConfig = key(AugmentationConfig, "changes made to training items")
     path: PathConfig = key(PathConfig, "where the data lies")
@@ -143,7 +146,7 @@ class Config:
     """A whole configuration file; `path` and `strict` are not keys of it."""
 
     project_name: str = key("msg_ld", "name of the project, a folder in log_directory")
-    log_directory: str = key("runs", "folder that holds all run folders")
+    log_directory: str = key("runs", "folder that holds all run folders", path=True)
     mode: str = key("train", "what to do", choices=MODES)
     dev: bool = key(False, "a try: the run folder is named DEV_EXP")
     id: IdConfig = key(IdConfig, "name of the experiment")

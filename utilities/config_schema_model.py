@@ -5,6 +5,7 @@ README's table draw on:
 
     ours    not a published key; this project added it.
     single  a list that may be written as a single value.
+    path    a path, or a list of paths: `~` is the home folder, and on the command line any character is text.
     empty   what an empty value (`key:`) means, where that is not the usual: None where the type allows it, False for
             a switch, the default for everything else.
 
@@ -30,13 +31,14 @@ def key(
     *,
     ours: bool = False,
     single: bool = False,
+    path: bool = False,
     empty: Any = UNSET,
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] = (),
 ) -> Any:
     """A dataclass field with documentation; `low`, `high` (both included) and `choices` bound its value."""
-    about = {"doc": doc, "ours": ours, "single": single, "empty": empty}
+    about = {"doc": doc, "ours": ours, "single": single, "path": path, "empty": empty}
     about |= {"low": low, "high": high, "choices": choices}
     if isinstance(default, type):
         return field(default_factory=default, metadata=about)
@@ -92,7 +94,7 @@ class DDConfig:
     out_ch: int = key(1, "channels of a log-mel; only 1 exists", low=1, high=1)
     dropout: float = key(0.0, "dropout in the residual blocks", low=0, high=1)
     hifigan_ckpt: str | None = key(
-        None, "a HiFi-GAN's weights (hifigan-ckpt.ckpt), where vocoder_config.ckpt_path names none"
+        None, "a HiFi-GAN's weights (hifigan-ckpt.ckpt), where vocoder_config.ckpt_path names none", path=True
     )
     mel_bins: int | None = key(None, "mel bins; must be preprocessing.mel.n_mel_channels", low=1)
     double_z: bool = key(True, "the encoder predicts mean and log-variance; only true exists", empty=True)
@@ -122,7 +124,10 @@ class VocoderConfig:
         ours=True,
     )
     ckpt_path: str | None = key(
-        None, "its weights (hifigan-ckpt.ckpt, safetensors, a run's); a model's own come first if they fit", ours=True
+        None,
+        "its weights (hifigan-ckpt.ckpt, safetensors, a run's); a model's own come first if they fit",
+        ours=True,
+        path=True,
     )
     params: VocoderSizes = key(VocoderSizes, "sizes of the generator", ours=True)
 
@@ -147,7 +152,7 @@ class AutoencoderLossConfig:
 @dataclass
 class FirstStageParams:
     reload_from_ckpt: str | None = key(
-        None, "VAE weights (vae-ckpt.ckpt, safetensors, a run's checkpoint, a model's name)"
+        None, "VAE weights (vae-ckpt.ckpt, safetensors, a run's checkpoint, a model's name)", path=True
     )
     embed_dim: int = key(8, "latent channels (C)", low=1)
     lossconfig: AutoencoderLossConfig | None = key(None, "objective of the VAE's own training")
@@ -224,7 +229,9 @@ class MusicLDMParams:
     seperate_stem_z: bool = key(False, "reward for latents of different stems being far apart")
     use_silence_weight: bool = key(False, "weight the loss by the loudness of the log-mel")
     tau: float = key(3.0, "softness of use_silence_weight", low=1e-6)
-    ckpt_path: str | None = key(None, "weights of a whole MSG-LD to start from: a file, a run folder or a model's name")
+    ckpt_path: str | None = key(
+        None, "weights of a whole MSG-LD to start from: a file, a run folder or a model's name", path=True
+    )
     unet_config: UNetConfig = key(UNetConfig, "the denoising network")
     first_stage_config: FirstStageConfig = key(FirstStageConfig, "VAE and vocoder")
     cond_stage_config: CondStageConfig = key(CondStageConfig, "the condition")
@@ -282,7 +289,7 @@ class AutoencoderTrainingParams(AdversarialTrainingParams, FirstStageParams):
     base_learning_rate: float = key(1e-4, "learning rate", low=0)
     monitor: str = key("val/log_mel_l1", "value whose smallest is best; val/rec_loss, the published name, means it too")
     lossconfig: AutoencoderLossConfig = key(AutoencoderLossConfig, "the objective")
-    ckpt_path: str | None = key(None, "weights of a VAE to start from")
+    ckpt_path: str | None = key(None, "weights of a VAE to start from", path=True)
 
 
 @dataclass
@@ -309,7 +316,7 @@ class VocoderLossConfig:
 class VocoderTrainingParams(AdversarialTrainingParams):
     base_learning_rate: float = key(2e-4, "learning rate", ours=True, low=0)
     monitor: str = key("val/log_mel_l1", "value whose smallest is best", ours=True)
-    ckpt_path: str | None = key(None, "weights of a vocoder to start from", ours=True)
+    ckpt_path: str | None = key(None, "weights of a vocoder to start from", ours=True, path=True)
     vocoder_config: VocoderConfig = key(VocoderConfig, "the generator", ours=True)
     lossconfig: VocoderLossConfig = key(VocoderLossConfig, "a HiFi-GAN's objective; others have their own", ours=True)
     betas: list[float] = key([0.8, 0.99], "of AdamW", ours=True, low=0, high=1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +29,7 @@ from .files import safe_name, whole_file
 from .report.render import write_run_report
 from .results import ResultWriter
 from .training_view import SamplingBar, TrainingView, ValidationAudio
+from .watch import DivergedError, Watch, advice, is_sound
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,10 +44,27 @@ TRAINING_MODES = ("train", "validate_and_train")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints that appear whole or not at all."""
+    """Checkpoints that appear whole or not at all, and only where every weight is a number.
+
+    Args:
+        rate: the learning rate, for the error.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write beside the path, then rename."""
+        """Write beside the path, then rename.
+
+        Raises:
+            DivergedError: a weight is not finite; what the path holds stays.
+        """
+        if not is_sound(checkpoint):
+            step = checkpoint.get("global_step")
+            raise DivergedError(
+                f"step {step}: weights are not finite or beyond all bounds, nothing is saved; {advice(self.rate)}"
+            )
         with whole_file(path) as temporary:
             super().save_checkpoint(checkpoint, temporary, storage_options)
 
@@ -85,8 +105,35 @@ class LastCheckpoint(pl.Callback):
             self.saved_at = trainer.global_step
 
 
-def run_folder(config: Config) -> Path:
-    """The run's folder: a resumed run's own, or `<log_directory>/<project_name>/<time>_<name>_<lr>_<version>`."""
+def run_folder(config: Config, make: bool = False) -> Path:
+    """The run's folder: a resumed run's own, or `<log_directory>/<project_name>/<time>_<name>_<lr>_<version>`.
+
+    Args:
+        config: the configuration.
+        make: make a new run's folder, which then is no other run's, however close together they start.
+
+    Raises:
+        ConfigError: it cannot be made, or its path holds `::` or is not UTF-8.
+    """
+    folder = _run_folder(config, make=False)
+    if "::" in str(folder):
+        why = "holds '::', which the training library takes for a chain of addresses"
+    elif not _is_utf8(folder):
+        why = "is not UTF-8, which TensorBoard's files have to be in"
+    else:
+        return _run_folder(config, make)
+    raise ConfigError(f"{config.path}: log_directory: {folder} {why}; name another folder")
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _run_folder(config: Config, make: bool) -> Path:
     if config.trainer.resume:
         checkpoint = find_checkpoint(config.trainer.resume, "trainer.resume")
         inside = checkpoint.parent.name == "checkpoints"
@@ -104,10 +151,51 @@ def run_folder(config: Config) -> Path:
     name = safe_name(f"{config.id.name}_{config.model.params.base_learning_rate:g}_{config.id.version}")
     started = datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
     folder, attempt = project / f"{started}_{name}", 1
-    while folder.exists():
+    while not _is_new(folder, make):
         attempt += 1
         folder = project / f"{started}.{attempt}_{name}"
     return folder
+
+
+def _is_new(folder: Path, make: bool) -> bool:
+    """Whether no run has the folder yet; `make` makes it, so that no other run can take it from then on."""
+    if not make:
+        return not folder.exists()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+    except FileExistsError:
+        if not folder.is_dir():
+            raise ConfigError(f"log_directory: {folder.parent} is a file, or cannot hold folders") from None
+        return False
+    except OSError as error:
+        raise ConfigError(f"log_directory: {folder} cannot be written ({error.strerror})") from None
+    return True
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """No other training writes to the folder within the block.
+
+    Raises:
+        ConfigError: one does already.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{folder}: another training is at work in this run folder; wait for its end") from None
+        except OSError as error:
+            log.debug("%s: cannot be locked (%s)", folder, error)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def build_loggers(config: Config, folder: Path) -> list[Logger]:
@@ -158,7 +246,9 @@ def build_trainer(config: Config, folder: Path, step: int | None = None) -> pl.T
                     save_on_train_epoch_end=False,  # after validations: only these make the monitored value
                 )
             )
-        callbacks.append(LastCheckpoint(folder / "checkpoints" / "last.ckpt", t.save_checkpoint_every_n_steps))
+        last, rate = folder / "checkpoints" / "last.ckpt", config.model.params.base_learning_rate
+        callbacks.append(LastCheckpoint(last, t.save_checkpoint_every_n_steps))
+        callbacks.append(Watch(last, str(config.path), rate))
         if kind(config) == "msgld" and t.logger:
             callbacks.append(LearningRateMonitor("step"))
     every = t.validation_every_n_steps
@@ -190,7 +280,7 @@ def build_trainer(config: Config, folder: Path, step: int | None = None) -> pl.T
             log_every_n_steps=t.log_every_n_steps,
             logger=build_loggers(config, folder) or False,
             callbacks=callbacks,
-            plugins=[AtomicCheckpointIO()],
+            plugins=[AtomicCheckpointIO(config.model.params.base_learning_rate)],
             use_distributed_sampler=False,  # the data module's samplers know the ranks
             # else Lightning adds a checkpoint of its own after every epoch
             enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
@@ -238,26 +328,34 @@ def run(config: Config) -> Path:
     checkpoint, step = take_weights(config, model)
     if training and latent_cache(config):
         read_cached_latents(config, data, model, checkpoint)
-    folder = run_folder(config)
+    folder = run_folder(config, make=True)
     chosen_here = RUN_FOLDER_VARIABLE not in os.environ
     os.environ[RUN_FOLDER_VARIABLE] = str(folder)
+    resources = ExitStack()
     try:
         trainer = build_trainer(config, folder, step)
         if trainer.is_global_zero:
             prepare_folder(config, folder)
+            if training:
+                resources.enter_context(alone_in(folder))
         log.info("run folder: %s", folder)
         if config.mode == "validate_and_train" or not training:
             trainer.validate(model, datamodule=data, verbose=False)
         if training:
             for writer in (c for c in trainer.callbacks if isinstance(c, ResultWriter)):
                 writer.step = None  # from here on the trainer counts
-            # Lightning restores optimiser, loops and weights; nothing but plain tensors and values is read.
-            trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-            if trainer.is_global_zero and trainer.global_step == (read_weights(checkpoint).step if checkpoint else 0):
+            watch = next(c for c in trainer.callbacks if isinstance(c, Watch))
+            with watch.listening():
+                # Lightning restores optimiser, loops and weights; nothing but plain tensors and values is read.
+                trainer.fit(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            if trainer.is_global_zero and watch.first_step in (None, trainer.global_step):
                 log.warning("nothing was trained: %s has reached max_steps or max_epochs", checkpoint or "the run")
         if trainer.is_global_zero:
             write_run_report(folder)
     finally:
+        resources.close()
+        with suppress(OSError):
+            folder.rmdir()  # nothing came of it
         if chosen_here:  # a later run of this process has a folder of its own
             os.environ.pop(RUN_FOLDER_VARIABLE, None)
     return folder

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from latent_diffusion.checkpoints.contents import EMA_PREFIX, UNET_PREFIX, strip_prefix
 from latent_diffusion.errors import CheckpointError
+from latent_diffusion.files import named_in_utf8
 
 MAX_EXPANSION = 50  # a zip member set that grows more than this on unpacking is taken for a bomb
 MAX_UNPACKED_BYTES = 2**30  # ... if it also exceeds this
@@ -130,17 +131,21 @@ def weights_of(content: Any, path: str | Path) -> WeightsFile:
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors that lie in the mapped file, and our description."""
     try:
-        with safe_open(path, framework="pt") as file:  # checks the whole header against the file's size
+        with (
+            named_in_utf8(path) as name,
+            safe_open(name, framework="pt") as file,
+        ):  # checks the whole header against the file's size
             metadata = file.metadata() or {}
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(length))
         extra = json.loads(metadata.get("msgld", "{}"))
-    except (SafetensorError, OSError, ValueError, struct.error) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError, struct.error) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file ({_first_line(error)})") from None
     if not isinstance(extra, dict):
         raise CheckpointError(f"{path}: metadata 'msgld' is a {type(extra).__name__}, expected a JSON object")
-    data = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
+    with named_in_utf8(path) as name:
+        data = torch.UntypedStorage.from_file(str(name), False, path.stat().st_size)
     tensors = {}
     for key, entry in header.items():
         if key == "__metadata__":
@@ -170,7 +175,8 @@ def _read_torch(path: Path) -> Any:
         raise CheckpointError(f"{path}: would unpack to {unpacked / 2**20:,.0f} MiB, far more than its size; refused")
     stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=stored)
+        with named_in_utf8(path) as name:
+            return torch.load(name, map_location="cpu", weights_only=True, mmap=stored)
     except pickle.UnpicklingError as error:
         if not NEEDS_CODE.search(str(error)):
             raise CheckpointError(f"{path}: damaged ({_unsafe_name(error)}); download it again") from None

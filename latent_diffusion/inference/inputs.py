@@ -12,6 +12,8 @@ from latent_diffusion.diffusion.guidance import Scale
 from latent_diffusion.errors import ConfigError, DataError
 
 Waveform = Tensor | np.ndarray
+LOWEST_RATE = 100  # hz; below it is no sound, and one sample would become thousands
+LOUDEST = 1e9  # times full scale: beyond it squares and their sums leave 32 bits
 MOST_CHANNELS = 32  # a longer first axis than this and than the second is taken for the samples, by mistake
 
 
@@ -40,13 +42,15 @@ class ArraySource:
         if x.dim() not in (1, 2) or not x.numel():
             raise DataError(f"{name}: expected (samples,) or (channels, samples), found shape {tuple(x.shape)}")
         try:
-            whole = 1 <= int(sample_rate) == sample_rate
+            whole = LOWEST_RATE <= int(sample_rate) == sample_rate and not isinstance(sample_rate, bool | np.bool_)
         except (TypeError, ValueError, OverflowError):
             whole = False
         if not whole:
-            raise DataError(f"{name}: expected a whole sample rate above 0 hz, found {sample_rate!r}")
+            raise DataError(f"{name}: expected a whole sample rate in hz, {LOWEST_RATE} or more, found {sample_rate!r}")
         if not bool(torch.isfinite(x).all()):
             raise DataError(f"{name}: contains values that are not finite")
+        if float(x.detach().abs().max()) > LOUDEST:
+            raise DataError(f"{name}: found samples up to {float(x.abs().max()):.3g}, expected numbers around [-1, 1]")
         self.waveform = x.detach().cpu().float().reshape(-1, x.shape[-1])
         self.sample_rate = int(sample_rate)
         self.channels, self.samples = self.waveform.shape

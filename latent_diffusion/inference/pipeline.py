@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -56,11 +57,13 @@ class MultiTrackPipeline(LatentCodec):
         Args:
             path: checkpoint of this project, or of the published code; the folder of a run; or the name of a model
                 that comes along, such as "quickstart", as text.
-            device: where to put it.
+            device: where to put it; "auto" takes a GPU where there is one.
 
         Raises:
             CheckpointError: the file cannot be used; one line says why.
         """
+        _check_default_dtype()
+        device = _device(device)
         unet, first_stage, schedule, scale, mean, settings = load_pipeline_parts(find_checkpoint(path, "model"))
         parts = [part.to(device).eval().requires_grad_(False) for part in (unet, first_stage, schedule)]
         if torch.device(device).type == "cpu":  # the VAE's convolutions take about two thirds of the time so
@@ -259,6 +262,7 @@ class MultiTrackPipeline(LatentCodec):
     ) -> Iterator[Tensor]:
         """As `separate`, from an `AudioSource`; yields (S, channels, n), one after the other."""
         s, mel = sampling or self.suited_sampling(masks.refine), self.settings.mel
+        seed = checked_seed(seed)
         mono = MonoSource(source, mel.sample_rate)
         level = level_of(mono.read, mono.samples, mono.sample_rate)
 
@@ -286,7 +290,7 @@ class MultiTrackPipeline(LatentCodec):
         plan: Plan | None = None,
     ) -> Iterator[Tensor]:
         """As `generate`; yields (S, 1, n), one after the other. `progress` counts a separation on its own, before."""
-        s, samples = sampling or self.suited_sampling(), self.samples_of(seconds)
+        s, samples, seed = sampling or self.suited_sampling(), self.samples_of(seconds), checked_seed(seed)
         if continue_from is not None:
             if plan is not None:
                 raise ConfigError("plan: found beside continue_from, which has a beat of its own; leave one out")
@@ -350,7 +354,7 @@ class MultiTrackPipeline(LatentCodec):
         plan: Plan | None = None,
     ) -> Iterator[Tensor]:
         """As `arrange`, from an `AudioSource` for each given stem; yields (S, 1, n), one after the other."""
-        s, rate = sampling or self.suited_sampling(), self.settings.mel.sample_rate
+        s, rate, seed = sampling or self.suited_sampling(), self.settings.mel.sample_rate, checked_seed(seed)
         made = self._stems_to_make(sources, generate)
         given = {name: MonoSource(source, rate) for name, source in sources.items() if name not in made}
         samples = _one_length(given)
@@ -404,6 +408,50 @@ class MultiTrackPipeline(LatentCodec):
         """All pieces (S, channels, n) as one waveform for each stem."""
         whole = torch.cat(list(pieces), dim=-1)
         return {name: whole[i] for i, name in enumerate(self.stems)}
+
+
+def _device(device: str | torch.device) -> torch.device:
+    """The device that is meant.
+
+    Raises:
+        ConfigError: this machine has none of that name.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device).item()  # of "meta" there is none
+        return torch.device(device)
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        reason = str(error).splitlines()[0].split(". ")[0]
+        raise ConfigError(f"device: found {device!r}, expected auto or one that this machine has ({reason})") from error
+
+
+def _check_default_dtype() -> None:
+    """Networks, noise and windows are of 32 bit.
+
+    Raises:
+        ConfigError: torch makes tensors of another kind.
+    """
+    if torch.get_default_dtype() != torch.float32:
+        raise ConfigError(
+            f"torch's default dtype: found {torch.get_default_dtype()}, expected torch.float32; call "
+            "torch.set_default_dtype(torch.float32) first"
+        )
+
+
+def checked_seed(seed: Any) -> int:
+    """A seed as a whole number, where networks can run at all.
+
+    Raises:
+        ConfigError: it is none, or torch's default dtype is not 32 bit.
+    """
+    _check_default_dtype()
+    try:
+        return operator.index(seed)
+    except TypeError:
+        raise ConfigError(
+            f"seed: found {seed!r}, expected a whole number; the same seed gives the same sound"
+        ) from None
 
 
 def _one_length(sources: Mapping[str, MonoSource]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 
@@ -15,14 +16,16 @@ class Parser(argparse.ArgumentParser):
 
 
 def given_name(text: str) -> str:
-    """A path or name as typed; an empty one, from an unset variable of the shell, would mean the current folder.
+    """A path or name as typed, `~` being the home folder.
+
+    An empty one, from an unset variable of the shell, would mean the current folder.
 
     Raises:
         argparse.ArgumentTypeError: it is empty.
     """
     if not text.strip():
         raise argparse.ArgumentTypeError("found an empty name, expected a path")
-    return text
+    return os.path.expanduser(text)
 
 
 def given_path(text: str) -> Path:

@@ -86,6 +86,19 @@ class EvaluationSampler(DistributedSampler):
         return iter(self._items)
 
 
+class _Waiting(Dataset):
+    """The first item of a dataset, to keep a rank in step with the others; it counts for nothing."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**self.dataset[0], "waits": True}
+
+
 class ResumableLoader(DataLoader):
     """A `DataLoader` over a `StepSampler` that starts where the trainer stands.
 
@@ -167,9 +180,16 @@ def evaluation_loader(
     trainer: pl.Trainer | None = None,
     shuffle_seed: int | None = None,
 ) -> DataLoader:
-    """A loader of every item once, in order or, with `shuffle_seed`, in one fixed shuffled order."""
+    """A loader of every item once, in order or, with `shuffle_seed`, in one fixed shuffled order.
+
+    A rank without items gets one that says "waits": Lightning leaves out the validation of a rank without any, and
+    the others would wait for it for ever.
+    """
     rank, world_size = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-    sampler = EvaluationSampler(len(dataset), rank, world_size, shuffle_seed)  # type: ignore[arg-type]
+    size = len(dataset)  # type: ignore[arg-type]
+    if rank >= size:
+        return DataLoader(_Waiting(dataset), batch_size=1)
+    sampler = EvaluationSampler(size, rank, world_size, shuffle_seed)
     return DataLoader(dataset, batch_size=batch_size, sampler=sampler, **_process_options(num_workers))
 
 
@@ -271,6 +291,7 @@ class StemDataModule(pl.LightningDataModule):
         self.augmentation = augmentation
         self.train_dataset: Dataset | None = None
         self.valid_dataset: Dataset | None = None
+        self._warned = False
 
     def setup(self, stage: str | None = None) -> None:
         """Scan the folders that the stage needs, each once.
@@ -284,6 +305,12 @@ class StemDataModule(pl.LightningDataModule):
             )
         if self.valid_dataset is None and self.valid_data is not None:
             self.valid_dataset = StemDataset(self.valid_data, self.stems, self.mel, shift=False)
+        if isinstance(self.train_dataset, StemDataset) and isinstance(self.valid_dataset, StemDataset):
+            trained = {track.files[0].resolve() for track in self.train_dataset.tracks}
+            both = sum(track.files[0].resolve() in trained for track in self.valid_dataset.tracks)
+            if both and not self._warned:
+                log.warning("valid_data: %d of its tracks are in train_data, too: scores of what was trained on", both)
+                self._warned = True
 
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled windows at random shifts, resumed where the trainer stands."""

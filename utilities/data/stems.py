@@ -111,6 +111,7 @@ class StemDataset(Dataset):
 
     def _scan(self) -> tuple[list[Track], dict[str, str]]:
         found = [(number, track) for number, folder in enumerate(self.folders, 1) for track in _track_folders(folder)]
+        found = _once(found)
         names = _unique_names(found)
         with ThreadPoolExecutor(_SCAN_THREADS) as pool:
             results = list(pool.map(self._inspect, names, [track for _, track in found]))
@@ -295,14 +296,33 @@ def _track_folders(folder: Path) -> list[Path]:
     return tracks
 
 
+def _once(found: list[tuple[int, Path]]) -> list[tuple[int, Path]]:
+    """The tracks of each folder once, whatever the folder is called: it may be named twice, or by a link."""
+    tracks: dict[Path, tuple[int, Path]] = {}
+    for number, track in found:
+        tracks.setdefault(track.parent.resolve() / track.name, (number, track))
+    if len(tracks) < len(found):
+        folders = ", ".join(sorted({str(track.parent) for _, track in found}))
+        log.warning(
+            "%s: %d of %d tracks are named twice; each counts once", folders, len(found) - len(tracks), len(found)
+        )
+    return list(tracks.values())
+
+
+def printable(name: str) -> str:
+    """A name that any file can hold: what is not UTF-8 in it as `\\xff`."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def _unique_names(found: list[tuple[int, Path]]) -> list[str]:
     """Track names; those that several folders have get the number of their folder behind them."""
-    counts = Counter(track.name for _, track in found)
+    plain = [printable(track.name) for _, track in found]
+    counts = Counter(plain)
     taken = {name for name, count in counts.items() if count == 1}
     names = []
-    for number, track in found:
-        name = track.name
-        while counts[track.name] > 1 and (name == track.name or name in taken):
+    for (number, _), own in zip(found, plain, strict=True):
+        name = own
+        while counts[own] > 1 and (name == own or name in taken):
             name = f"{name}-{number}"
         taken.add(name)
         names.append(name)

@@ -218,16 +218,17 @@ class AdversarialTraining(pl.LightningModule):
             shown = stage == "train" and name == "loss"
             self.log(f"{stage}/{name}", value, batch_size=batch_size, sync_dist=stage == "val", prog_bar=shown)
 
-    def log_distances(self, target: Tensor, estimate: Tensor) -> None:
+    def log_distances(self, target: Tensor, estimate: Tensor, waits: bool = False) -> None:
         """Log how far apart log-mels (..., T, M) are, as val/log_mel_mse, val/log_mel_l1 and val/log_mel_l1_audible.
 
         The last is over the frames in which the target has any sound: stems are silent for much of a song, and
         silence is easy. Every audible frame of the validation set has the same weight in it; without any it is nan.
+        An item of a rank that only waits for the others counts for nothing.
         """
         distances = {"log_mel_mse": F.mse_loss(estimate, target), "log_mel_l1": F.l1_loss(estimate, target)}
-        self.log_parts("val", distances, target.shape[:-2].numel())
+        self.log_parts("val", distances, 0 if waits else target.shape[:-2].numel())
         audible = target.amax(-1) > SILENCE + FADING
-        count = int(audible.sum())
+        count = 0 if waits else int(audible.sum())
         distance = F.l1_loss(estimate[audible], target[audible]) if count else target.new_zeros(())
         self.log_parts("val", {"log_mel_l1_audible": distance}, count)
 
@@ -256,3 +257,6 @@ class AdversarialTraining(pl.LightningModule):
                         "make them equal or train from the start"
                     )
         self.train_step = int(found["train_step"])
+        for optimiser in checkpoint.get("optimizer_states", []):
+            for group in optimiser["param_groups"]:
+                group["betas"] = self.training_settings.betas  # the learning rate is set at every step

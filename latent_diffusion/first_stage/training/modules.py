@@ -112,12 +112,15 @@ class AutoencoderTraining(AdversarialTraining):
         z = posterior.sample(noise)
         return self.autoencoder.decode(z), posterior, z
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """One step of VAE and, from `disc_start` on, discriminator.
 
         Args:
             batch: stems (B, S, N) and mixture (B, N).
             batch_idx: unused; everything derives from `train_step`.
+
+        Returns:
+            The loss, detached, for callbacks: the optimisers have stepped already.
         """
         generator = self.generator_of_step()
         waveforms = stems_and_mixture(batch).flatten(0, 1)
@@ -137,8 +140,9 @@ class AutoencoderTraining(AdversarialTraining):
         parts |= self.step_discriminator(target, estimate)
         self.log_parts("train", {"loss": loss.detach()} | parts, len(target))
         self.train_step += 1
+        return loss.detach()
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any] | None:
         """Reconstruct whole windows, from a posterior sample as in use, with the same noise at every validation.
 
         Args:
@@ -157,13 +161,18 @@ class AutoencoderTraining(AdversarialTraining):
         z = torch.cat(latents).float()
         spread = {f"latent_std_{channel}": value for channel, value in enumerate(z.std(dim=(0, 2, 3)))}
         kl = torch.cat([posterior.kl() for posterior in posteriors]).mean()
-        self.log_distances(target, estimate)
-        self.log_parts("val", {"kl": kl, "latent_std": z.std()} | spread, len(z))
-        return {
-            "name": batch["name"],
-            "log_mels": {"target": target.cpu(), "estimate": estimate.cpu()},
-            "waveforms": {},
-        }
+        waits = "waits" in batch
+        self.log_distances(target, estimate, waits)
+        self.log_parts("val", {"kl": kl, "latent_std": z.std()} | spread, 0 if waits else len(z))
+        return (
+            None
+            if waits
+            else {
+                "name": batch["name"],
+                "log_mels": {"target": target.cpu(), "estimate": estimate.cpu()},
+                "waveforms": {},
+            }
+        )
 
 
 class VocoderTraining(AdversarialTraining):
@@ -229,18 +238,23 @@ class VocoderTraining(AdversarialTraining):
         samples = log_mel.shape[1] * self.mel_settings.hop_length
         return self.generator(log_mel.transpose(1, 2).contiguous())[..., :samples].float()
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """One step of generator and, from `disc_start` on, discriminators.
 
         Args:
             batch: stems (B, S, N); the mixture is not used.
             batch_idx: unused; everything derives from `train_step`.
+
+        Returns:
+            The loss, detached, for callbacks: the optimisers have stepped already.
         """
         waveforms = batch["stems"].flatten(0, 1)[:, : self.mel_settings.window_samples]
         drawn = self.draw(waveforms, self.generator_of_step())
-        parts = self._step_spectrum if isinstance(self.generator, SpectralVocoder) else self._step_waveform
-        self.log_parts("train", parts(waveforms, drawn), len(waveforms if drawn is None else drawn[0]))
+        step = self._step_spectrum if isinstance(self.generator, SpectralVocoder) else self._step_waveform
+        parts = step(waveforms, drawn)
+        self.log_parts("train", parts, len(waveforms if drawn is None else drawn[0]))
         self.train_step += 1
+        return parts["loss"]
 
     def _step_spectrum(self, waveforms: Tensor, drawn: tuple[Tensor, Tensor] | None) -> dict[str, Tensor]:
         """One step of a spectral vocoder on waveforms (P, N), or the segments drawn from them; what to log."""
@@ -279,7 +293,7 @@ class VocoderTraining(AdversarialTraining):
         self.untoggle_optimizer(optimiser)
         return parts
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any] | None:
         """Copy synthesis: every stem's whole window to log-mel and back.
 
         Args:
@@ -296,12 +310,16 @@ class VocoderTraining(AdversarialTraining):
         vocoded = [self(item[None])[0, 0] for item in target.flatten(0, 1)]
         waveforms = torch.stack(vocoded).reshape(stems.shape)
         estimate = self.log_mel_of(waveforms)
-        self.log_distances(target, estimate)
-        return {
-            "name": batch["name"],
-            "log_mels": {"target": target.cpu(), "estimate": estimate.cpu()},
-            "waveforms": {"target": stems.float().cpu(), "estimate": waveforms.cpu()},
-        }
+        self.log_distances(target, estimate, "waits" in batch)
+        return (
+            None
+            if "waits" in batch
+            else {
+                "name": batch["name"],
+                "log_mels": {"target": target.cpu(), "estimate": estimate.cpu()},
+                "waveforms": {"target": stems.float().cpu(), "estimate": waveforms.cpu()},
+            }
+        )
 
 
 def stems_and_mixture(batch: dict[str, Any]) -> Tensor:
