@@ -87,7 +87,7 @@ def test_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert found == [f"{tmp_path}/{name}" for name in ("r", "x", "a", "b", "c", "run", "m.ckpt", "v", "h", "g")]
     (tmp_path / "d.yaml").write_text("base: ~/c.yaml\n")
     assert load_config("~/d.yaml") == config.__class__(**{**vars(load_config(tmp_path / "c.yaml"))})
-    from utilities.arguments import given_path
+    from utilities.cli.arguments import given_path
 
     assert given_path("~/x") == tmp_path / "x"
 

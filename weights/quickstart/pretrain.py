@@ -58,11 +58,16 @@ class Songs:
         self.plan = torch.zeros(ROWS, self.frames, dtype=torch.float16, device=device)
         self.end, self.songs, self.heard = 0, [], 0.0  # songs: (first frame, frames)
         self.come: queue.Queue[tuple[Tensor, Tensor]] = queue.Queue(64)
+        self.closed = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
 
+    def close(self) -> None:
+        """Leave songs that come later alone."""
+        self.closed.set()
+
     def _watch(self) -> None:
-        """Read songs as they come and remove their files, for ever."""
-        while True:
+        """Read songs as they come and remove their files, until `close`."""
+        while not self.closed.is_set():
             for file in sorted(self.folder.glob("*.npz")):
                 try:
                     with np.load(file) as content:
@@ -283,11 +288,19 @@ def write_model(folder: Path, first_stage: str, target: Path) -> None:
 def train(arguments: argparse.Namespace) -> int:
     """Train for so many minutes; returns the exit status."""
     device = torch.device(arguments.device)
+    songs = Songs(arguments.songs, arguments.hours, device)
+    try:
+        return train_on(songs, arguments, device)
+    finally:
+        songs.close()
+
+
+def train_on(songs: Songs, arguments: argparse.Namespace, device: torch.device) -> int:
+    """The same on songs that come."""
     torch.set_float32_matmul_precision("high")
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     first_stage = load_first_stage(arguments.first_stage).to(device)
-    songs = Songs(arguments.songs, arguments.hours, device)
     while len(songs.songs) < arguments.least:
         songs.read(64)
         time.sleep(0.2)
