@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,15 @@ def start(given: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As many threads here as the processes have that are compared with: sums round otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def wait_for(process: subprocess.Popen[str], reached: Any) -> None:
     end = time.monotonic() + 120
     while not reached():
@@ -93,6 +103,7 @@ def wait_for(process: subprocess.Popen[str], reached: Any) -> None:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.usefixtures("one_thread")
 def test_a_signal_saves_and_says_how_to_go_on(root: Path, number: int, status: int) -> None:
     name = f"signal_{status}"
     given = arguments(root, name, max_steps=100_000, log_every_n_steps=1)
