@@ -225,10 +225,8 @@ def hide_plans(plan: Tensor) -> Tensor:
 def loss_of(network, schedule, z: Tensor, mixture: Tensor, plan: Tensor, t: Tensor, weight: Tensor) -> Tensor:
     """Squared error of the velocity (B,), averaged over the stems that are made."""
     made = (t >= 0).float()
-    abar = torch.where(t < 0, torch.ones_like(made), schedule.alphas_cumprod[t.clamp(min=0)])[:, :, None, None, None]
     noise = torch.randn_like(z)
-    signal, sigma = abar.sqrt(), (1 - abar).sqrt()
-    z_t, target = signal * z + sigma * noise, signal * noise - sigma * z
+    z_t, target = schedule.add_noise(z, noise, t), schedule.target(z, noise, t)
     error = ((network(z_t, t, mixture, plan).float() - target) ** 2 * weight).mean((2, 3, 4))
     return (error * made).sum(1) / made.sum(1)
 
